@@ -1,0 +1,6 @@
+"""Where orders are carried out: under a virtual clock, or in processes of this machine."""
+
+from gradcode.clusters.local import LocalCluster
+from gradcode.clusters.simulated import ScriptedLoss, SimulatedCluster
+
+__all__ = ["LocalCluster", "ScriptedLoss", "SimulatedCluster"]

@@ -1,0 +1,200 @@
+"""One driver for every cluster: it holds a scheme's conversation with whoever carries out its orders.
+
+:func:`iterate` is a generator. It yields a :class:`Wait` (orders to carry out, slots to abandon, a deadline) and is
+sent the next event. The root blocks around it, an edge node waits for parent and children at once, and the simulator
+resumes it from its heap: the same rules everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from gradcode.errors import Shortfall, WorkerError
+from gradcode.protocol import (
+    Abandon,
+    Event,
+    Expired,
+    Failure,
+    Floats,
+    Iteration,
+    Loss,
+    Order,
+    Outcome,
+    Reply,
+    Scheme,
+    Work,
+)
+
+OnShortfall = Literal["wait", "approximate", "raise"]
+ON_SHORTFALL: tuple[OnShortfall, ...] = ("wait", "approximate", "raise")
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What the driver asks of the cluster before the next event.
+
+    Args:
+        orders: to carry out now.
+        abandoned: slots that nobody needs any more.
+        deadline: seconds from the start at which to send :class:`Expired`; None: never.
+        open: slot -> order, neither answered nor abandoned; the cluster may look, not write.
+        shortfall: nothing is open and nothing is to come: only a worker that returns can help.
+    """
+
+    orders: Sequence[Order]
+    abandoned: tuple[int, ...]
+    deadline: float | None
+    open: Mapping[int, Order]
+    shortfall: bool = False
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What is known of a running iteration; ends as its :class:`Outcome`."""
+
+    workers: int
+    iteration: Iteration
+    statistics: int
+    arrivals: Floats = field(init=False)
+    open: dict[int, Order] = field(default_factory=dict)
+    asked: set[int] = field(default_factory=set)
+    heard: set[int] = field(default_factory=set)
+    lost: set[int] = field(default_factory=set)
+    failures: list[Failure] = field(default_factory=list)
+    work: list[Work] = field(default_factory=list)
+    bytes_up: int = 0
+    bytes_down: int = 0
+    computations: int = 0
+    overruns: int = 0
+    _seen: set[int] = field(default_factory=set)
+    _sum: Floats = field(init=False)
+    _weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.arrivals = np.full(self.workers, np.nan)
+        self._sum = np.zeros(self.statistics)
+
+    def take(self, reply: Reply) -> None:
+        """Books an answer: its time, its bytes, and the statistics of partitions not heard of before."""
+        order = reply.order
+        self.open.pop(order.slot)
+        self.heard.add(order.worker)
+        self.arrivals[order.worker] = reply.time
+        if reply.payload is not None:
+            self.bytes_up += reply.payload.numel() * reply.payload.element_size()
+        for partition, values in zip(order.combination, reply.statistics, strict=False):
+            size = float(self.iteration.sizes[partition])
+            if partition not in self._seen and size:
+                self._seen.add(partition)
+                self._sum += size * values
+                self._weight += size
+
+    def outcome(
+        self, time: float, sending: float, last: float, compute: Floats | None, communicate: Floats | None
+    ) -> Outcome:
+        """The iteration as it ended after ``time`` seconds; the rest as in :class:`Outcome`."""
+        with np.errstate(invalid="ignore"):
+            statistics = self._sum / self._weight if self._weight else np.full(self.statistics, np.nan)
+        return Outcome(
+            time=time,
+            arrivals=self.arrivals,
+            stragglers=tuple(sorted(self.asked - self.heard)),
+            lost=tuple(sorted(self.lost)),
+            statistics=statistics,
+            bytes_up=self.bytes_up,
+            bytes_down=self.bytes_down,
+            computations=self.computations,
+            overruns=self.overruns,
+            work=tuple(self.work),
+            sending=sending,
+            last=last,
+            compute=compute,
+            communicate=communicate,
+        )
+
+
+def iterate(scheme: Scheme, ledger: Ledger, on_shortfall: OnShortfall = "wait") -> Generator[Wait, Event, None]:
+    """Carries one iteration of ``scheme`` through its events, until it is done.
+
+    Raises:
+        Shortfall: too few workers are left and ``on_shortfall`` is "raise", or "approximate" has nothing to use.
+        WorkerError: the iteration cannot end because workers' own code raised.
+    """
+    serial = ledger.iteration.serial
+    actions: Sequence[Order | Abandon] = scheme.start(ledger.iteration)
+    again: list[Order] = []
+    expired_at: float | None = None
+    while True:
+        orders, abandoned = _book(actions, ledger)
+        if scheme.done:
+            return
+        deadline = scheme.deadline if scheme.deadline != expired_at else None
+        short = not ledger.open and deadline is None
+        if short and (ledger.failures or on_shortfall != "wait"):
+            actions = _fall_short(scheme, ledger, on_shortfall)
+            continue
+        event = yield Wait((*again, *orders), abandoned, deadline, ledger.open, short)
+        actions, again = (), []
+        match event:
+            case Reply(order=order):
+                if order.serial == serial and order.slot in ledger.open:
+                    ledger.take(event)
+                    actions = scheme.receive(event)
+            case Loss(worker=worker):
+                ledger.lost.add(worker)
+                mine = [slot for slot, order in ledger.open.items() if order.worker == worker]
+                again = [ledger.open[slot] for slot in mine] if event.returning else []
+                if not event.returning:
+                    for slot in mine:
+                        del ledger.open[slot]
+                actions = scheme.lose(worker)
+                cancelled = {slot for action in actions if isinstance(action, Abandon) for slot in action.slots}
+                again = [order for order in again if order.slot not in cancelled]
+            case Failure(worker=worker):
+                ledger.failures.append(event)
+                for slot in [slot for slot, order in ledger.open.items() if order.worker == worker]:
+                    del ledger.open[slot]
+                actions = scheme.lose(worker)
+            case Expired():
+                expired_at = scheme.deadline
+                actions = scheme.expire()
+
+
+def _book(actions: Sequence[Order | Abandon], ledger: Ledger) -> tuple[list[Order], tuple[int, ...]]:
+    """Enters new orders and abandoned slots; what is both, in this order, is never sent."""
+    orders: dict[int, Order] = {}
+    abandoned: list[int] = []
+    for action in actions:
+        if isinstance(action, Order):
+            orders[action.slot] = ledger.open[action.slot] = action
+            ledger.asked.add(action.worker)
+        else:
+            for slot in action.slots:
+                orders.pop(slot, None)
+                ledger.open.pop(slot, None)
+                abandoned.append(slot)
+    return list(orders.values()), tuple(abandoned)
+
+
+def _fall_short(scheme: Scheme, ledger: Ledger, on_shortfall: OnShortfall) -> Sequence[Order | Abandon]:
+    """No open order, nobody restarting, no deadline, and the scheme not done."""
+    number, heard = ledger.iteration.number, sorted(ledger.heard)
+    if ledger.failures and on_shortfall != "approximate":
+        first = ledger.failures[0]
+        others = sorted({failure.worker for failure in ledger.failures[1:]} - {first.worker})
+        also = f" (workers {others} failed too)" if others else ""
+        raise WorkerError(f"worker {first.worker} raised in iteration {number}{also}:\n{first.message}")
+    if on_shortfall == "approximate" and ledger.heard:
+        actions = scheme.expire()
+        if scheme.done or actions:
+            return actions
+    cause = f":\n{ledger.failures[0].message}" if ledger.failures else ""
+    raise Shortfall(
+        f"iteration {number} cannot be finished: only workers {heard} answered, {sorted(ledger.lost)} are lost and "
+        f'will not return; start more workers, choose a scheme of higher tolerance, or set on_shortfall="wait" '
+        f'(now "{on_shortfall}"){cause}'
+    )

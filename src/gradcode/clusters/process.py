@@ -1,0 +1,202 @@
+"""A worker process of the local cluster."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from gradcode.clusters.arena import Arena, Parcel, Region, unpack
+from gradcode.clusters.post import ABANDONED, ERROR, MISSING, READY, REPLY, Descriptor, Inbox, Message, Record
+from gradcode.clusters.worker import MissingGrantError, OrderBook
+from gradcode.protocol import Layout, Order, Source
+
+DelayMode = Literal["extra", "emulate"]
+TEXT = 1 << 14  # bytes kept of a worker's traceback
+
+
+class Setup(NamedTuple):
+    """All that a worker process is given."""
+
+    worker: int
+    regions: Mapping[str, Region]
+    arena: Descriptor
+    parcel: Parcel
+    parcel_fd: Descriptor
+    orders: Descriptor
+    records: Descriptor
+    mode: DelayMode
+    threads: int
+
+
+class Cargo(NamedTuple):
+    """What all workers share, packed once."""
+
+    source: Source
+    layout: Layout
+    seed: int
+
+
+def main(setup: Setup) -> None:
+    """Runs until the master closes the orders' pipe or dies."""
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the master, which closes the cluster
+    torch.set_num_threads(setup.threads)
+    arena = Arena(setup.regions, setup.arena.fd)
+    text = arena["errors"][setup.worker]
+    try:
+        cargo: Cargo = unpack(setup.parcel._replace(fd=setup.parcel_fd.fd))
+        loop = _Loop(setup, cargo, arena)
+    except BaseException:
+        _leave(text, traceback.format_exc())
+        now = time.monotonic()
+        os.write(setup.records.fd, Record(ERROR, 0, -1, -1, now, now, 0, 0).pack())
+        return
+    loop.run()
+
+
+@dataclass(slots=True)
+class _Pace:
+    """Injected delays of the message at hand."""
+
+    message: Message
+    began: float
+    units: int = 0
+    overruns: int = 0
+    due: float = field(default=0.0)
+
+
+class _Loop:
+    """Takes messages, carries out their orders, and looks in between whether they are still wanted."""
+
+    def __init__(self, setup: Setup, cargo: Cargo, arena: Arena) -> None:
+        self.worker, self.emulate, self.records = setup.worker, setup.mode == "emulate", setup.records.fd
+        self.wanted = arena["wanted"].numpy()
+        self.text, self.statistics = arena["errors"][self.worker], arena["statistics"][self.worker].numpy()
+        parameters = arena["parameters"]
+        cargo.source.bind(parameters, arena["buffers"], self.worker)
+        memory = arena["memory"] if cargo.layout.memory else None
+        self.book = OrderBook(self.worker, cargo.source, cargo.layout, arena["rows"], memory, cargo.seed, parameters)
+        self.inbox = Inbox(setup.orders.fd, arena["taken"].numpy()[self.worker : self.worker + 1])
+        self.counted = 0
+
+    def run(self) -> None:
+        now = time.monotonic()
+        self._say(Record(READY, 0, -1, -1, now, now, 0, 0))
+        while (message := self.inbox.next()) is not None:
+            self._carry_out(message)
+
+    def _carry_out(self, message: Message) -> None:
+        orders = self.inbox.orders(message, self.worker)
+        self.pace = _Pace(message, time.monotonic())
+        said = False
+        for index, order in enumerate(orders):
+            self.began = time.monotonic()
+            self.pace.due = max(self.pace.due, self.pace.began)
+            said = self._one(order, message, orders[index + 1 :])
+        if not said:
+            self._record(ABANDONED, orders[-1].slot if orders else 0, message.serial, -1)
+
+    def _one(self, order: Order, message: Message, later: list[Order]) -> bool:
+        """Carries out one order; whether the master has been told of it."""
+        if not self._wanted(order):
+            return False
+        try:
+            answer = self.book.carry_out(order, message.number, self._end_of_partition, later)
+        except MissingGrantError as error:
+            _leave(self.text, str(error))
+            self._record(MISSING, order.slot, order.serial, -1)
+            return True
+        except Exception:
+            # What an unwanted order raised may come of parameters in the middle of a step: nobody is told.
+            if not self._wanted(order):
+                return False
+            _leave(self.text, traceback.format_exc())
+            self._record(ERROR, order.slot, order.serial, -1)
+            return True
+        if answer is None or not self._arrive(order, message):
+            return False
+        for partition, values in zip(order.combination, answer.statistics, strict=False):
+            self.statistics[partition] = values
+        self._record(REPLY, order.slot, order.serial, -1 if answer.sent is None else answer.sent)
+        return True
+
+    def _wanted(self, order: Order) -> bool:
+        return int(self.wanted[order.slot]) == order.serial
+
+    def _end_of_partition(self, order: Order) -> bool:
+        pace, now = self.pace, time.monotonic()
+        if not pace.message.pace:
+            return self._wanted(order)
+        pace.units += 1
+        if self.emulate:
+            # Each partition ends at an absolute time, with the real computing inside.
+            pace.due = pace.began + pace.message.pace * pace.units
+            pace.overruns += now > pace.due
+        else:
+            pace.due = now + pace.message.pace
+        return self._wait_until(pace.due, order)
+
+    def _arrive(self, order: Order, message: Message) -> bool:
+        """The time that the message takes on its way."""
+        if not message.transport:
+            return self._wanted(order)
+        start = self.pace.due if self.emulate else time.monotonic()
+        return self._wait_until(start + message.transport, order)
+
+    def _wait_until(self, due: float, order: Order) -> bool:
+        """Sleeps; a message that comes wakes it up, for it may say that the order is no longer wanted."""
+        while self._wanted(order):
+            left = due - time.monotonic()
+            if left <= 0:
+                return True
+            if self.inbox.ended:
+                sys.exit(0)
+            self.inbox.wait(None if np.isinf(left) else left)
+        return False
+
+    def _record(self, kind: int, slot: int, serial: int, sent: int) -> None:
+        computed, self.counted = self.book.computed - self.counted, self.book.computed
+        overruns, self.pace.overruns = self.pace.overruns, 0
+        self._say(Record(kind, slot, serial, sent, self.began, time.monotonic(), computed, overruns))
+
+    def _say(self, record: Record) -> None:
+        try:
+            os.write(self.records, record.pack())
+        except BrokenPipeError:
+            sys.exit(0)
+
+
+def _leave(text: torch.Tensor, message: str) -> None:
+    """Leaves a traceback in shared memory: its length, then its end."""
+    data = message.encode(errors="replace")[-(TEXT - 4) :]
+    raw = len(data).to_bytes(4, "little") + data
+    text[: len(raw)] = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+
+
+def read_text(text: torch.Tensor) -> str:
+    """What a worker left."""
+    raw = bytes(text.numpy())
+    return raw[4 : 4 + int.from_bytes(raw[:4], "little")].decode(errors="replace")
+
+
+def _die_with_parent() -> None:
+    """Has the kernel end this process with the one that forked it, which ends with the master.
+
+    Where there is no such call the end of the orders' pipe does it, at the next look.
+    """
+    if sys.platform == "linux":
+        parent = os.getppid()
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent or parent == 1:
+            os._exit(1)

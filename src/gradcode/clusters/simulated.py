@@ -1,0 +1,379 @@
+"""A cluster under a virtual clock: real gradients, drawn times, hundreds of workers on one machine."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from types import TracebackType
+from typing import Literal, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from gradcode.clusters.driver import ON_SHORTFALL, Ledger, OnShortfall, Wait, iterate
+from gradcode.clusters.worker import OrderBook
+from gradcode.delays import Delays, DelayTable, as_delays
+from gradcode.delays.law import Source as DelaySource
+from gradcode.errors import Shortfall
+from gradcode.protocol import (
+    Event,
+    Expired,
+    Floats,
+    Iteration,
+    Layout,
+    Loss,
+    Order,
+    Outcome,
+    Reply,
+    Scheme,
+    Source,
+    Work,
+)
+from gradcode.training.seeding import preserved
+
+NOTICE_BYTES = 16
+
+
+class ScriptedLoss(NamedTuple):
+    """A worker dies ``time`` seconds into an iteration (counted from 0)."""
+
+    iteration: int
+    worker: int
+    time: float
+
+
+@dataclass(slots=True)
+class _Hand:
+    """What one simulated worker is doing: times are seconds from the iteration's start."""
+
+    queue: deque[Order] = field(default_factory=deque)
+    order: Order | None = None
+    free: float = 0.0
+    began: float = 0.0
+    computed: float = 0.0
+    pace: float = 0.0
+    ticket: int = -1
+
+
+class SimulatedCluster:
+    """Carries out orders under a virtual clock, events in order of time, ties broken by worker index.
+
+    Gradients are real; each partition's is computed once per iteration, however many workers hold it. A worker does
+    its orders one after the other; an order of m partitions takes m times its compute delay and then the time of
+    its message.
+
+    Args:
+        workers: N.
+        delays: how long work takes: anything of :mod:`gradcode.delays`, or a recorded or scripted ``DelayTable``.
+            None: everything is instant.
+        abandon: ``"instant"``: a worker whose work is no longer wanted is free at once; ``"partition"``: it first
+            ends the partition it is at, as real clusters do.
+        losses: workers that die, and when.
+        restart: seconds after which a lost worker is back.
+        on_shortfall: ``"wait"``, ``"approximate"`` or ``"raise"`` when too few workers are left.
+        seed: of the drawn delays; None: the session's.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        delays: Delays | DelaySource | DelayTable | None = None,
+        *,
+        abandon: Literal["instant", "partition"] = "instant",
+        losses: Sequence[ScriptedLoss | tuple[int, int, float]] = (),
+        restart: float = 0.0,
+        on_shortfall: OnShortfall = "wait",
+        seed: int | None = None,
+    ) -> None:
+        if workers < 1:
+            raise ValueError(f"workers={workers} must be at least 1")
+        if abandon not in ("instant", "partition"):
+            raise ValueError(f'abandon={abandon!r} must be "instant" or "partition"')
+        if on_shortfall not in ON_SHORTFALL:
+            raise ValueError(f"on_shortfall={on_shortfall!r} must be one of {', '.join(ON_SHORTFALL)}")
+        self.workers = workers
+        self.on_shortfall = on_shortfall
+        self._delays, self._seed = delays, seed
+        self._abandon, self._restart = abandon, restart
+        self._losses = [ScriptedLoss(*loss) for loss in losses]
+        self._now = 0.0
+        self._table: DelayTable | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def open(self, source: Source, layout: Layout, seed: int, like: Tensor, reply_dtype: torch.dtype) -> None:
+        """See :class:`gradcode.protocol.Cluster`."""
+        self._source = _Once(source.copy())
+        self._layout = layout
+        self.parameters = like.new_zeros(source.length)
+        self.buffers = torch.zeros(source.buffers, dtype=torch.float64)
+        width = layout.row_bytes(source.length, reply_dtype.itemsize)
+        if layout.codec is None:
+            self.rows = torch.zeros(layout.rows, width // reply_dtype.itemsize, dtype=reply_dtype)
+        else:
+            self.rows = torch.zeros(layout.rows, width, dtype=torch.uint8)
+        self.memory = like.new_zeros(layout.memory, 2, source.length) if layout.memory else None
+        self._source.bind(self.parameters, self.buffers, 0)
+        self._books = [
+            OrderBook(worker, self._source, layout, self.rows, self.memory, seed, like)
+            for worker in range(self.workers)
+        ]
+        self._table = delay_table(self._delays, self.workers, seed if self._seed is None else self._seed)
+        self._busy = np.zeros(self.workers)
+
+    def alive(self) -> tuple[int, ...]:
+        return tuple(range(self.workers))
+
+    def clock(self) -> float:
+        return self._now
+
+    def close(self) -> None:
+        self._books, self._table = [], None
+
+    def run(self, scheme: Scheme, iteration: Iteration) -> Outcome:
+        """One iteration; see :class:`gradcode.protocol.Cluster`.
+
+        Raises:
+            Shortfall: the iteration can never end.
+        """
+        self._source.renew()
+        self._source.prepare(iteration.number)
+        return _Run(self, scheme, iteration).to_its_end()
+
+
+class _Run:
+    """One iteration of a simulated cluster: the heap of events, and what every worker is doing."""
+
+    def __init__(self, cluster: SimulatedCluster, scheme: Scheme, iteration: Iteration) -> None:
+        self.cluster, self.scheme, self.iteration = cluster, scheme, iteration
+        self.ledger = Ledger(cluster.workers, iteration, cluster._source.statistics)
+        self.compute, self.table = (
+            compute_times(cluster._table, iteration.number, cluster.workers),
+            cluster._table,
+        )
+        self.hands = [_Hand(free=float(busy)) for busy in cluster._busy]
+        self.heap: list[tuple[float, int, int, int, Loss | None]] = []
+        self.tickets = count()
+        self.stage_of: dict[int, int] = {}
+        self.now = self.sending = 0.0
+        for loss in cluster._losses:
+            if loss.iteration == iteration.number:
+                event = Loss(loss.worker, loss.time)
+                heapq.heappush(self.heap, (loss.time, 1, loss.worker, next(self.tickets), event))
+
+    def to_its_end(self) -> Outcome:
+        driver = iterate(self.scheme, self.ledger, self.cluster.on_shortfall)
+        event: Event | None = None
+        began = time.monotonic()
+        try:
+            while True:
+                wait = next(driver) if event is None else driver.send(event)
+                if event is None:
+                    self.sending = time.monotonic() - began
+                self._abandon(wait.abandoned)
+                self._give(wait.orders)
+                event = self._next(wait)
+        except StopIteration:
+            pass
+        return self._end()
+
+    def _give(self, orders: Sequence[Order]) -> None:
+        fresh = [order for order in orders if order.slot not in self.stage_of]
+        stage = max(self.stage_of.values(), default=-1) + 1
+        for order in fresh:
+            self.stage_of[order.slot] = stage
+        for order in orders:
+            self.hands[order.worker].queue.append(order)
+        for worker in {order.worker for order in orders}:
+            self._work_on(worker)
+
+    def _work_on(self, worker: int) -> None:
+        """Lets an idle worker begin its next order."""
+        hand = self.hands[worker]
+        if hand.order is not None or not hand.queue:
+            return
+        order = hand.queue.popleft()
+        stage = min(self.stage_of[order.slot], self.compute.shape[1] - 1)
+        hand.order, hand.pace = order, float(self.compute[worker, stage])
+        hand.began = max(self.now, hand.free)
+        load = len(order.combination)
+        hand.computed = hand.began + (load * hand.pace if load else 0.0)
+        finish = hand.computed + self._message(order)
+        hand.ticket = next(self.tickets)
+        if np.isfinite(finish):
+            heapq.heappush(self.heap, (finish, 0, worker, hand.ticket, None))
+
+    def _message(self, order: Order) -> float:
+        """Seconds that the answer's message takes."""
+        if self.table is None:
+            return 0.0
+        size = NOTICE_BYTES if order.hold else self.cluster._books[order.worker].size(order)
+        return float(self.table.communicate(self.iteration.number, size)[order.worker])
+
+    def _next(self, wait: Wait) -> Event:
+        while self.heap:
+            at, kind, worker, ticket, loss = self.heap[0]
+            if wait.deadline is not None and at > wait.deadline:
+                break
+            heapq.heappop(self.heap)
+            if kind == 0 and self.hands[worker].ticket != ticket:
+                continue  # abandoned, or lost with its worker
+            self.now = at
+            if loss is not None:
+                hand = self.hands[worker]
+                hand.queue.clear()
+                hand.order, hand.ticket, hand.free = None, -1, at + self.cluster._restart
+                self.cluster._books[worker].forget()
+                return loss
+            return self._finish(worker)
+        if wait.deadline is not None:
+            self.now = max(self.now, wait.deadline)
+            return Expired(self.now)
+        raise Shortfall(
+            f"iteration {self.iteration.number} never ends: {self.scheme!r} has replies of workers "
+            f"{sorted(self.ledger.heard)} and waits for workers that never answer (infinite delay); "
+            f"give the scheme a deadline or a higher tolerance"
+        )
+
+    def _finish(self, worker: int) -> Reply:
+        hand = self.hands[worker]
+        order = hand.order
+        assert order is not None
+        book = self.cluster._books[worker]
+        with preserved():
+            answer = book.carry_out(order, self.iteration.number, _always)
+        assert answer is not None
+        self.ledger.computations += len(order.combination)
+        self.ledger.work.append(Work(worker, hand.began, hand.computed, "compute"))
+        hand.order, hand.free = None, self.now
+        self._work_on(worker)
+        return Reply(order, book.payload(order, answer.sent), self.now, answer.statistics)
+
+    def _abandon(self, slots: Sequence[int]) -> None:
+        if not slots:
+            return
+        gone = set(slots)
+        for worker, hand in enumerate(self.hands):
+            hand.queue = deque(order for order in hand.queue if order.slot not in gone)
+            if hand.order is not None and hand.order.slot in gone:
+                self._stop(worker)
+                self._work_on(worker)
+
+    def _stop(self, worker: int) -> None:
+        """Ends what a worker is at because nobody wants it any more."""
+        hand = self.hands[worker]
+        assert hand.order is not None
+        load, elapsed = len(hand.order.combination), max(0.0, self.now - hand.began)
+        done = load if self.now >= hand.computed or not hand.pace else int(elapsed // hand.pace)
+        hand.free = max(hand.free, self.now)
+        if self.cluster._abandon == "partition" and done < load and elapsed > 0:
+            done += 1
+            hand.free = hand.began + done * hand.pace
+        if elapsed > 0:
+            self.ledger.work.append(Work(worker, hand.began, hand.free, "abandon"))
+            self.ledger.computations += done
+        hand.order, hand.ticket = None, -1
+
+    def _end(self) -> Outcome:
+        for worker, hand in enumerate(self.hands):
+            if hand.order is not None:
+                self._stop(worker)
+        self.cluster._busy = np.array([max(0.0, hand.free - self.now) for hand in self.hands])
+        self.cluster._now += self.now
+        size = self.cluster.parameters.numel() * self.cluster.parameters.element_size()
+        self.ledger.bytes_down += size * len(self.ledger.asked)
+        communicate = None
+        if self.table is not None:
+            communicate = self.table.communicate(self.iteration.number, self.cluster._books[0].full_size)
+        compute = None if self.table is None else self.compute
+        return self.ledger.outcome(self.now, self.sending, time.monotonic(), compute, communicate)
+
+
+def _always(order: Order) -> bool:
+    return True
+
+
+def delay_table(delays: Delays | DelaySource | DelayTable | None, workers: int, seed: int) -> DelayTable | None:
+    """The one table of a cluster's delays; None: everything is instant, or as quick as it really is."""
+    if delays is None or isinstance(delays, DelayTable):
+        return delays
+    return as_delays(delays).table(workers, seed)
+
+
+def compute_times(table: DelayTable | None, number: int, workers: int) -> Floats:
+    """(N, stages) seconds per unit of load in iteration ``number``.
+
+    Raises:
+        ValueError: the table is for another number of workers.
+    """
+    if table is None:
+        return np.zeros((workers, 1))
+    compute = table.compute(number)
+    if compute.shape[0] != workers:
+        raise ValueError(f"the delay table is for {compute.shape[0]} workers, the cluster has workers={workers}")
+    return compute
+
+
+class _Once:
+    """A source that computes each partition's gradient once per iteration, however many workers hold it."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.length, self.itemsize, self.partitions = source.length, source.itemsize, source.partitions
+        self.statistics, self.buffers = source.statistics, source.buffers
+        self._known: dict[int, tuple[Tensor, Floats]] = {}
+        self._spare: list[Tensor] = []
+
+    def copy(self) -> Source:
+        return _Once(self._source.copy())
+
+    def bind(self, parameters: Tensor, buffers: Tensor, worker: int) -> None:
+        self._like = parameters
+        self._source.bind(parameters, buffers, worker)
+
+    def refresh(self) -> None:
+        """Nothing: all simulated workers share this source, and the run renews it once."""
+
+    def renew(self) -> None:
+        """Forgets the gradients of the last iteration."""
+        self._spare.extend(gradient for gradient, _ in self._known.values())
+        self._known.clear()
+        self._source.refresh()
+
+    def prepare(self, number: int) -> None:
+        self._source.prepare(number)
+
+    def sizes(self, number: int) -> npt.NDArray[np.int64]:
+        return self._source.sizes(number)
+
+    def accumulate(self, number: int, partition: int, coefficient: float, out: Tensor, first: bool) -> Floats:
+        if partition not in self._known:
+            gradient = self._spare.pop() if self._spare else torch.empty_like(self._like)
+            statistics = self._source.accumulate(number, partition, 1.0, gradient, True)
+            self._source.finish(gradient)
+            self._known[partition] = gradient, statistics
+        gradient, statistics = self._known[partition]
+        target = out[: self.length]
+        if first:
+            torch.mul(gradient, coefficient, out=target)
+        else:
+            target.add_(gradient, alpha=coefficient)
+        return statistics
+
+    def finish(self, out: Tensor) -> None:
+        """Every coordinate was written."""

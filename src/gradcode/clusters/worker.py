@@ -1,0 +1,217 @@
+"""How a worker carries out orders, on every cluster: combination, block, codec, hold and grant, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradcode.protocol import Floats, Layout, Order, Source
+
+EndOfPartition = Callable[[Order], bool]
+"""Called after each partition; waits as injected delays want, and says whether the order is still wanted."""
+
+
+class MissingGrantError(LookupError):
+    """A granted slot is not held here: this worker was started again after computing it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """A finished order. ``sent`` is the number of payload bytes in the row; None: a skip or a notice."""
+
+    order: Order
+    sent: int | None
+    statistics: Floats
+
+
+class OrderBook:
+    """Carries out the orders of one worker.
+
+    Where a combination has one real coefficient per partition for the whole row, the source accumulates straight into
+    the row. Blocks, codecs, held results, complex coefficients and rows of another dtype go through a scratch
+    vector; a partition that several orders of one message need is then computed once.
+
+    Args:
+        worker: its index.
+        source: where gradients come from, bound to the parameters.
+        layout: of the scheme.
+        rows: (rows, width) in the dtype of replies, or (rows, bytes) uint8 where the scheme has a codec.
+        memory: (memory rows, 2, length), or None.
+        seed: the session's, part of a codec's key.
+        like: any tensor of the gradient's dtype on the CPU.
+    """
+
+    def __init__(
+        self,
+        worker: int,
+        source: Source,
+        layout: Layout,
+        rows: Tensor,
+        memory: Tensor | None,
+        seed: int,
+        like: Tensor,
+    ) -> None:
+        self.worker, self.source, self.layout, self.seed = worker, source, layout, seed
+        self.rows, self.memory, self.like = rows, memory, like
+        self.computed = 0
+        self._serial = -1
+        self._held: dict[int, tuple[Tensor, Floats]] = {}
+        self._sum: Tensor | None = None
+        self._partitions: dict[int, tuple[Tensor, Floats]] = {}
+        self._scratch: Tensor | None = None
+
+    def begin(self, serial: int) -> None:
+        """Forgets what belonged to an older serial and takes the new parameters."""
+        if serial != self._serial:
+            self._serial = serial
+            self._held.clear()
+            self._partitions.clear()
+            self._sum = None
+            self.source.refresh()
+
+    def forget(self) -> None:
+        """What a worker that was started again knows: nothing."""
+        self._held.clear()
+        self._partitions.clear()
+        self._sum = None
+
+    @property
+    def full_size(self) -> int:
+        """Bytes of a whole row."""
+        return self.rows.shape[1] * self.rows.element_size()
+
+    def size(self, order: Order) -> int:
+        """Payload bytes of the answer to ``order``, unless it is a skip or a notice."""
+        if order.block is None:
+            return self.full_size
+        length = order.block.stop - order.block.start
+        if order.codec is not None:
+            return order.codec.size(length, self.like.element_size())
+        return length * self.rows.element_size()
+
+    def payload(self, order: Order, sent: int | None) -> Tensor | None:
+        """The ``sent`` bytes of the answer to ``order``, where they lie in its row; None: nothing was sent."""
+        if sent is None:
+            return None
+        begin = self._begin_of(order)
+        return self.rows[order.row].view(torch.uint8)[begin : begin + sent]
+
+    def carry_out(
+        self, order: Order, number: int, end_of_partition: EndOfPartition, later: Collection[Order] = ()
+    ) -> Answer | None:
+        """The answer to ``order`` in iteration ``number``, or None if it was abandoned on the way.
+
+        ``later`` are the orders of the same message still to come.
+
+        Raises:
+            MissingGrantError: a granted slot is not held.
+        """
+        self.begin(order.serial)
+        self._add_grants(order)
+        if not order.combination:
+            vector = self._sum if self._sum is not None else self._like(self.source.length).zero_()
+            return self._answer(order, number, vector, np.empty((0, self.source.statistics)))
+        if self._direct(order):
+            return self._straight(order, number, end_of_partition)
+        return self._through_scratch(order, number, end_of_partition, later)
+
+    def _direct(self, order: Order) -> bool:
+        plain = order.codec is None and order.block is None and not order.hold and self.layout.fold == 1
+        return plain and order.combination.real and self.rows.dtype == self.like.dtype
+
+    def _straight(self, order: Order, number: int, end_of_partition: EndOfPartition) -> Answer | None:
+        out = self.rows[order.row]
+        statistics = np.empty((len(order.combination), self.source.statistics))
+        for index, (partition, coefficient) in enumerate(order.combination.items()):
+            assert isinstance(coefficient, float)
+            statistics[index] = self.source.accumulate(number, partition, coefficient, out, index == 0)
+            self.computed += 1
+            if not end_of_partition(order):
+                return None
+        self.source.finish(out)
+        out[self.source.length :].zero_()
+        return Answer(order, out.shape[0] * out.element_size(), statistics)
+
+    def _through_scratch(
+        self, order: Order, number: int, end_of_partition: EndOfPartition, later: Collection[Order]
+    ) -> Answer | None:
+        needed = {j for other in later if other.serial == order.serial for j in other.combination}
+        vector = self._like(self.layout.width(self.source.length)).zero_()
+        statistics = np.empty((len(order.combination), self.source.statistics))
+        for index, (partition, coefficient) in enumerate(order.combination.items()):
+            fresh = partition not in self._partitions
+            gradient, statistics[index] = self._gradient(number, partition, keep=partition in needed)
+            self._add(vector, gradient, coefficient)
+            if fresh and not end_of_partition(order):
+                return None
+        for partition in [j for j in self._partitions if j not in needed]:
+            del self._partitions[partition]
+        if order.hold:
+            self._held[order.slot] = (vector, statistics)
+            return Answer(order, None, statistics)
+        return self._answer(order, number, vector, statistics)
+
+    def _gradient(self, number: int, partition: int, keep: bool) -> tuple[Tensor, Floats]:
+        if partition in self._partitions:
+            return self._partitions[partition]
+        if keep:
+            out = self._like(self.source.length)
+        else:
+            if self._scratch is None:
+                self._scratch = self._like(self.source.length)
+            out = self._scratch
+        statistics = self.source.accumulate(number, partition, 1.0, out, True)
+        self.source.finish(out)
+        self.computed += 1
+        if keep:
+            self._partitions[partition] = (out, statistics)
+        return out, statistics
+
+    def _add(self, vector: Tensor, gradient: Tensor, coefficient: float | complex) -> None:
+        """Adds coefficient·gradient; with a packed layout the halves of the gradient are one complex vector."""
+        length = gradient.shape[0]
+        vector[:length].add_(gradient, alpha=coefficient.real)
+        if isinstance(coefficient, complex):
+            half = (length + 1) // 2
+            vector[:half][: length - half].sub_(gradient[half:], alpha=coefficient.imag)
+            vector[half : 2 * half].add_(gradient[:half], alpha=coefficient.imag)
+
+    def _add_grants(self, order: Order) -> None:
+        for slot in order.granted:
+            if slot not in self._held:
+                raise MissingGrantError(f"slot {slot} was granted to worker {self.worker}, which does not hold it")
+            vector, _ = self._held.pop(slot)
+            self._sum = vector if self._sum is None else self._sum.add_(vector)
+
+    def _answer(self, order: Order, number: int, vector: Tensor, statistics: Floats) -> Answer:
+        start, stop = order.block or (0, vector.shape[0])
+        row, part = self.rows[order.row], vector[start:stop]
+        if order.codec is None:
+            row[start:stop].copy_(part)
+            return Answer(order, part.shape[0] * row.element_size(), statistics)
+        read = written = None
+        if order.codec.remembers:
+            if self.memory is None:
+                raise ValueError(f"{order.codec!r} remembers, but the scheme's layout asks for no memory rows")
+            read = self.memory[order.row, order.memory, start:stop]
+            written = self.memory[order.row, 1 - order.memory, start:stop]
+        size, begin = order.codec.size(stop - start, vector.element_size()), self._begin_of(order)
+        key = (self.seed, number, self.worker)
+        if not order.codec.encode(part, row[begin : begin + size], read, written, key):
+            return Answer(order, None, statistics)
+        return Answer(order, size, statistics)
+
+    def _begin_of(self, order: Order) -> int:
+        """The byte of its row at which the answer begins."""
+        if order.block is None or not order.block.start:
+            return 0
+        if order.codec is not None:
+            return order.codec.size(order.block.start, self.like.element_size())
+        return order.block.start * self.rows.element_size()
+
+    def _like(self, size: int) -> Tensor:
+        return self.like.new_empty(size)

@@ -1,0 +1,469 @@
+"""What the rooms say to each other.
+
+A scheme gives :class:`Order`\\ s, a cluster carries them to workers and brings back :class:`Reply` and :class:`Loss`
+events, and every iteration ends in one :class:`Report`. Nothing here knows any one scheme or cluster, and importing
+this module does not load torch.
+
+Rules that every cluster keeps
+    * Every ``start`` has a new ``serial``, never used again while the cluster lives. What bears another serial is
+      dropped, errors and NaN included: it may have read parameters in the middle of an optimizer step.
+    * A row is written by one process for one order at a time and stays untouched from its reply until the next
+      ``start``. Two orders whose answers are both wanted have different rows or blocks.
+    * All replies of a worker come before its :class:`Loss`. A lost worker is started again and, after ``lose``,
+      given its open orders again, within the same iteration.
+    * At equal times: replies, then losses (both by worker index), then the deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Floats = npt.NDArray[np.float64]
+Coefficient = float | complex
+
+
+class Combination(Mapping[int, Coefficient]):
+    """A weighted sum of partitions, ``{partition: coefficient}``: immutable, hashable, in the order of computing.
+
+    >>> Combination({0: 1.0, 3: -0.5})[3]
+    -0.5
+    """
+
+    __slots__ = ("_hash", "_items")
+
+    def __init__(self, coefficients: Mapping[int, Coefficient]) -> None:
+        self._items: dict[int, Coefficient] = {}
+        for partition, coefficient in coefficients.items():
+            value = complex(coefficient)
+            self._items[int(partition)] = value if value.imag else value.real
+        self._hash = hash(tuple(self._items.items()))
+
+    def __getitem__(self, partition: int) -> Coefficient:
+        return self._items[partition]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if isinstance(other, Combination):
+            return self._hash == other._hash and self._items == other._items
+        return NotImplemented
+
+    def __repr__(self) -> str:
+        return f"Combination({self._items})"
+
+    def __reduce__(self) -> tuple[Callable[..., Combination], tuple[dict[int, Coefficient]]]:
+        # Rebuilt rather than copied: the hash of a float differs between builds of Python.
+        return Combination, (self._items,)
+
+    @property
+    def real(self) -> bool:
+        """Whether every coefficient is real; a complex combination travels packed (see :class:`Layout`)."""
+        return not any(isinstance(value, complex) for value in self._items.values())
+
+
+class Block(NamedTuple):
+    """A contiguous range ``start <= i < stop`` of coordinates of the flat parameter vector."""
+
+    start: int
+    stop: int
+
+
+class Codec(Protocol):
+    """Turns a gradient into the bytes that travel. A codec is immutable and picklable; memory is given to it.
+
+    ``remembers`` says that it needs a memory row of the vector's length and dtype (error feedback, differences).
+    """
+
+    remembers: bool
+
+    def size(self, length: int, itemsize: int) -> int:
+        """Bytes of one encoded vector of ``length`` coordinates of ``itemsize`` bytes."""
+        ...
+
+    def encode(
+        self,
+        vector: Tensor,
+        out: Tensor,
+        memory: Tensor | None,
+        remembered: Tensor | None,
+        key: tuple[int, ...],
+    ) -> bool:
+        """Writes ``vector`` (length,) as bytes into ``out`` (uint8); False says that nothing is sent (a skip).
+
+        ``memory`` is read and ``remembered`` is written, never the other way round, so that a reply the master does
+        not use leaves no trace. ``key`` = (seed, iteration, worker) seeds whatever is random.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How many rows a scheme's answers need, and of what shape.
+
+    Args:
+        rows: rows in the reply array.
+        slots: the largest number of orders in one iteration; slots are numbered below it.
+        codec: what turns a gradient into a row's bytes; None: the coordinates themselves.
+        packed: rows are complex combinations: first half real part, second half imaginary part, of a gradient whose
+            first half was read as real and second half as imaginary part (lengths are padded to even).
+        fold: a row holds a message of ``ceil(length / fold)`` coordinates.
+        memory: memory rows; the memory of an order is that of its row. Each has two copies.
+        history: how many squared displacements of the parameters :class:`Step` reports.
+    """
+
+    rows: int
+    slots: int
+    codec: Codec | None = None
+    packed: bool = False
+    fold: int = 1
+    memory: int = 0
+    history: int = 0
+
+    def width(self, length: int) -> int:
+        """Coordinates in one row for a gradient of ``length``."""
+        folded = -(-length // self.fold)
+        return folded + folded % 2 if self.packed else folded
+
+    def row_bytes(self, length: int, itemsize: int) -> int:
+        """Bytes of one full row for a gradient of ``length`` coordinates of ``itemsize`` bytes."""
+        if self.codec is not None:
+            return self.codec.size(self.width(length), itemsize)
+        return self.width(length) * itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What the master asks of a worker: a combination over a block, through a codec, sent or held until granted.
+
+    Args:
+        worker: who computes.
+        serial: of the iteration's ``start``.
+        slot: number of this order in the iteration.
+        row: where the answer lands.
+        combination: the partitions to add up; empty: asks for the sum of what was granted.
+        block: the coordinates wanted; None: all.
+        codec: None: the coordinates themselves.
+        hold: keep the result in a scratch buffer and answer with a notice.
+        granted: held slots to add to the worker's running sum before anything else.
+        memory: which of the two copies of the row's memory to read; the other one is written.
+    """
+
+    worker: int
+    serial: int
+    slot: int
+    row: int
+    combination: Combination
+    block: Block | None = None
+    codec: Codec | None = None
+    hold: bool = False
+    granted: tuple[int, ...] = ()
+    memory: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reply:
+    """A worker's answer.
+
+    ``payload`` is the row's bytes (uint8), valid until the next ``start``; None is a skip (a codec had nothing to
+    send) or, for a held order, a notice. ``time`` is in seconds since the iteration's start. ``statistics`` has one
+    row per partition of the combination, in its order: what the objective reports beside the gradient, loss first.
+    """
+
+    order: Order
+    payload: Tensor | None
+    time: float
+    statistics: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A worker is gone: its process, node or connection. ``returning``: it is being started again."""
+
+    worker: int
+    time: float
+    returning: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A worker's own code raised while carrying out this iteration's orders; the worker itself lives on."""
+
+    worker: int
+    time: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The scheme's deadline has passed."""
+
+    time: float
+
+
+Event = Reply | Loss | Failure | Expired
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Slots whose answers nobody needs any more."""
+
+    slots: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the last optimizer steps did.
+
+    ``displacements[d - 1]`` = ‖θ^{k+1-d} − θ^{k-d}‖², the newest first; as many as the layout's ``history``, fewer at
+    the beginning. ``learning_rate`` is NaN where the session was not given the optimizer.
+    """
+
+    learning_rate: float = float("nan")
+    displacements: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Iteration:
+    """What a scheme is told at ``start``.
+
+    Args:
+        number: the iteration, counted from 0 over the whole training; with the seed it fixes every sample.
+        serial: unique for this start.
+        target: the combination wanted. At the root every coefficient is 1, for a partition's gradient is
+            g_j = (n_j/n)·∇(mean loss on j), so that their sum is the gradient of the mean loss. At an edge node it is
+            the combination that the parent ordered.
+        workers: those alive.
+        sizes: samples n_j of each partition in this iteration, shape (K,).
+        step: what the last optimizer steps did.
+    """
+
+    number: int
+    serial: int
+    target: Combination
+    workers: tuple[int, ...]
+    sizes: npt.NDArray[np.int64]
+    step: Step = Step()
+
+
+class Scheme(Protocol):
+    """The master's rules for one iteration: a state machine without clock, process or socket.
+
+    ``error`` belongs to the last ``gradient``: a bound on ‖ĝ − g‖ / Σ_j‖g_j‖, rounding included; ``exact`` says
+    whether only rounding is in it.
+    """
+
+    workers: int
+    partitions: int
+    layout: Layout
+    done: bool
+    deadline: float | None
+    error: float
+    exact: bool
+
+    @property
+    def inner(self) -> tuple[Scheme | None, ...]:
+        """The schemes that edge nodes run; empty: no edge nodes."""
+        ...
+
+    def start(self, iteration: Iteration) -> Sequence[Order | Abandon]: ...
+
+    def receive(self, reply: Reply) -> Sequence[Order | Abandon]: ...
+
+    def lose(self, worker: int) -> Sequence[Order | Abandon]: ...
+
+    def expire(self) -> Sequence[Order | Abandon]:
+        """The deadline, or a shortfall that may end approximately, has come."""
+        ...
+
+    def gradient(self, rows: Tensor, out: Tensor) -> None:
+        """Writes the target (length,) into ``out``; ``rows`` is (rows, width), or uint8 where there is a codec."""
+        ...
+
+    def duration(self, compute: Floats, communicate: Floats) -> Floats:
+        """Seconds of an iteration: (samples, N, stages) per unit of load, (samples, N) per reply -> (samples,)."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What outlives an iteration; part of every checkpoint."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One stretch of a worker's time, in seconds since the iteration's start (negative: it began before).
+
+    ``kind`` is ``"compute"`` (ended in a reply) or ``"abandon"`` (ended because nobody wanted it any more).
+    """
+
+    worker: int
+    start: float
+    stop: float
+    kind: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """How an iteration went on its cluster, before decoding.
+
+    Args:
+        time: seconds from the start until the scheme was done.
+        arrivals: (N,) seconds at which each worker's last reply came; NaN: none did.
+        stragglers: workers that had an order and were not waited for.
+        lost: workers lost during the iteration.
+        statistics: weighted mean over the partitions that were heard of, weights n_j; (S,).
+        bytes_up, bytes_down: payload bytes to the master, parameter and order bytes from it.
+        computations: partition computations whose end the master has heard of, abandoned ones included.
+        overruns: partitions whose real computing was longer than the time they were to take (mode ``emulate``).
+        work: what is known of the workers' time.
+        sending: seconds of real time that the master took to start the scheme and send the first orders.
+        last: ``time.monotonic()`` at which the last needed reply was ready at its worker (simulated: now).
+        compute, communicate: (N, stages) and (N,), the delays of this iteration where they are known.
+    """
+
+    time: float
+    arrivals: Floats
+    stragglers: tuple[int, ...]
+    lost: tuple[int, ...]
+    statistics: Floats
+    bytes_up: int
+    bytes_down: int
+    computations: int
+    overruns: int
+    work: tuple[Work, ...]
+    sending: float
+    last: float
+    compute: Floats | None = None
+    communicate: Floats | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Report:
+    """What one iteration was. Callbacks, logs, plots and the planner read reports and nothing else.
+
+    Args:
+        iteration, epoch: counted from 0.
+        start: seconds on the cluster's clock at which the iteration began.
+        time: seconds until the gradient could be decoded.
+        loss: mean loss over the samples that were heard of, before the step.
+        arrivals: (N,) seconds of each worker's reply, NaN if abandoned.
+        stragglers, lost: workers not waited for; workers lost.
+        decode_time: seconds of real time to decode.
+        master_time: the master's own part of the iteration, seconds of real time: sending the first orders, and from
+            the last needed reply until every ``p.grad`` was filled.
+        decode_error: bound on ‖ĝ − g‖ / Σ_j‖g_j‖; ``exact``: nothing but rounding is in it.
+        bytes_up, bytes_down, computations, overruns, work: as in :class:`Outcome`.
+        order_statistic: the scheme's own duration for the delays of this iteration; NaN where they are not known.
+        fluid: the earliest time at which the work finished by all workers adds up to one pass; NaN likewise.
+    """
+
+    iteration: int
+    epoch: int
+    start: float
+    time: float
+    loss: float
+    arrivals: Floats
+    stragglers: tuple[int, ...]
+    lost: tuple[int, ...]
+    decode_time: float
+    master_time: float
+    decode_error: float
+    exact: bool
+    bytes_up: int
+    bytes_down: int
+    computations: int
+    overruns: int
+    order_statistic: float
+    fluid: float
+    work: tuple[Work, ...] = ()
+
+
+class Source(Protocol):
+    """Where a worker's gradients come from: an objective of the training room, seen from a cluster.
+
+    A source is pickled to the workers once; ``bind`` then gives each of them the shared memory it reads.
+    """
+
+    length: int
+    itemsize: int
+    partitions: int
+    statistics: int
+    buffers: int
+
+    def bind(self, parameters: Tensor, buffers: Tensor, worker: int) -> None:
+        """Reads parameters (length,) and buffers (buffers,) float64 from these tensors from now on."""
+        ...
+
+    def copy(self) -> Source:
+        """One with a model of its own, for a worker inside the master's process; the data is shared."""
+        ...
+
+    def refresh(self) -> None:
+        """The parameters have changed: a new serial begins."""
+        ...
+
+    def prepare(self, number: int) -> None:
+        """All partitions of iteration ``number`` will be asked for: compute them together where that is quicker."""
+        ...
+
+    def sizes(self, number: int) -> npt.NDArray[np.int64]:
+        """Samples of every partition in iteration ``number``, shape (K,)."""
+        ...
+
+    def accumulate(self, number: int, partition: int, coefficient: float, out: Tensor, first: bool) -> Floats:
+        """Adds ``coefficient``·g_partition to ``out`` (overwrites it if ``first``); returns statistics (S,)."""
+        ...
+
+    def finish(self, out: Tensor) -> None:
+        """Ends a series of ``accumulate`` into ``out``: coordinates that no partition touched become 0."""
+        ...
+
+
+class Cluster(Protocol):
+    """Where orders are carried out. A cluster is a context manager; leaving it leaves nothing behind."""
+
+    workers: int
+    parameters: Tensor
+    buffers: Tensor
+    rows: Tensor
+    memory: Tensor | None
+
+    def open(self, source: Source, layout: Layout, seed: int, like: Tensor, reply_dtype: torch.dtype) -> None:
+        """Starts the workers on ``source``; ``parameters``, ``buffers``, ``rows`` and ``memory`` exist from now on.
+
+        ``like`` is any CPU tensor of the parameters' dtype; ``reply_dtype`` is that of the rows.
+        """
+        ...
+
+    def alive(self) -> tuple[int, ...]:
+        """Workers that can be given orders."""
+        ...
+
+    def run(self, scheme: Scheme, iteration: Iteration) -> Outcome:
+        """Carries out one iteration, until the scheme is done."""
+        ...
+
+    def clock(self) -> float:
+        """Seconds since the cluster was opened: real or virtual."""
+        ...
+
+    def close(self) -> None: ...

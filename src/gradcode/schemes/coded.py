@@ -1,0 +1,86 @@
+"""Gradient coding: every worker sends its row of an encoding matrix, and the master decodes as soon as it can."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradcode import codes
+from gradcode.codes import GradientCode
+from gradcode.protocol import Floats, Iteration
+from gradcode.schemes.registry import scheme
+from gradcode.schemes.rows import RowScheme, Weights
+
+
+class Coded(RowScheme):
+    """Stops at the first set of replies that ``code`` can decode, not at a fixed count.
+
+    After ``deadline`` seconds it takes the least-squares gradient of what has arrived and reports its error.
+
+    >>> from gradcode import codes
+    >>> Coded(codes.fractional_repetition(workers=6, stragglers=2))
+    coded(fractional_repetition(workers=6, stragglers=2))
+    """
+
+    def __init__(self, code: GradientCode, deadline: float | None = None) -> None:
+        encoding = code.encoding
+        shares = [{int(j): encoding[worker, j].item() for j in held} for worker, held in enumerate(code.placement)]
+        super().__init__(shares, deadline, packed=np.iscomplexobj(encoding))
+        self.partitions = code.partitions
+        self.code = code
+
+    def __repr__(self) -> str:
+        deadline = "" if self.deadline is None else f", deadline={self.deadline}"
+        return f"coded({self.code!r}{deadline})"
+
+    def _suffice(self, arrived: set[int], iteration: Iteration) -> bool:
+        return self.code.decodable(arrived)
+
+    def _weights(self, arrived: set[int], iteration: Iteration) -> Weights:
+        decoding = self.code.decode(arrived)
+        return Weights(decoding.weights, decoding.error, decoding.exact)
+
+    def _completion(self, finish: Floats) -> Floats:
+        # What can be decoded stays decodable when more arrives, so the first time is found by bisection.
+        order = np.argsort(finish, axis=1, kind="stable")
+        result = np.full(len(finish), np.inf)
+        for sample, (times, workers) in enumerate(zip(finish, order, strict=True)):
+            arrived = workers[: int(np.isfinite(times).sum())].tolist()
+            low, high = 0, len(arrived)
+            if not self.code.decodable(arrived):
+                continue
+            while high - low > 1:
+                middle = (low + high) // 2
+                if self.code.decodable(arrived[:middle]):
+                    high = middle
+                else:
+                    low = middle
+            result[sample] = times[arrived[high - 1]]
+        return result
+
+
+@scheme(
+    "coded",
+    summary="gradient coding: exact as soon as the replies can be decoded",
+    trade_off="each worker computes s+1 times as much; no s stragglers can delay an iteration",
+)
+def coded(code: GradientCode, deadline: float | None = None) -> Coded:
+    """Gradient coding with any :mod:`gradcode.codes` code; see :class:`Coded`.
+
+    Raises:
+        ValueError: ``deadline`` is not a positive number of seconds.
+    """
+    return Coded(code, deadline)
+
+
+@scheme(
+    "uncoded",
+    summary="plain synchronous training: every partition on one worker, wait for all",
+    trade_off="least work and exact; one slow worker delays everybody",
+)
+def uncoded(workers: int, partitions: int | None = None) -> Coded:
+    """Waits for all: plain synchronous training.
+
+    Raises:
+        ValueError: as :func:`gradcode.codes.uncoded`.
+    """
+    return Coded(codes.uncoded(workers, partitions=partitions))

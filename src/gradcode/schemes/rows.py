@@ -1,0 +1,141 @@
+"""What schemes share whose workers each send one row: a fixed combination per worker, decoded by a weighted sum."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from gradcode.protocol import (
+    Abandon,
+    Coefficient,
+    Combination,
+    Floats,
+    Iteration,
+    Layout,
+    Order,
+    Reply,
+    Scheme,
+)
+from gradcode.schemes.decoding import packed_sum, weighted_sum
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Weights(NamedTuple):
+    """How to combine the rows that arrived; ``weights`` is (N,) and zero where nothing arrived."""
+
+    weights: npt.NDArray[np.float64] | npt.NDArray[np.complex128]
+    error: float
+    exact: bool
+
+
+class RowScheme(ABC):
+    """One order per worker and iteration; ends when the arrived rows suffice, or with the deadline.
+
+    A subclass answers three questions: do these rows suffice, with which weights, and when would given finishing
+    times suffice. If nothing has arrived at the deadline, the first reply ends the iteration.
+    """
+
+    partitions: int
+    error = float("nan")
+    exact = False
+    done = True
+
+    def __init__(
+        self, shares: Sequence[Mapping[int, Coefficient]], deadline: float | None, packed: bool = False
+    ) -> None:
+        if deadline is not None and not deadline > 0:
+            raise ValueError(f"deadline={deadline!r} must be a positive number of seconds, or None to have none")
+        self.workers = len(shares)
+        self.layout = Layout(rows=self.workers, slots=self.workers, packed=packed)
+        self.deadline = deadline
+        self._shares = [Combination(share) for share in shares]
+        self._scaled: tuple[Combination | None, list[Combination]] = (None, [])
+        self._loads = np.array([len(share) for share in self._shares], dtype=np.float64)
+        self._arrived: set[int] = set()
+        self._late = False
+        self._iteration: Iteration | None = None
+
+    @property
+    def inner(self) -> tuple[Scheme | None, ...]:
+        return ()
+
+    @abstractmethod
+    def _suffice(self, arrived: set[int], iteration: Iteration) -> bool:
+        """Whether the rows of these workers give the gradient."""
+
+    @abstractmethod
+    def _weights(self, arrived: set[int], iteration: Iteration) -> Weights:
+        """The best use of the rows of these workers, also where they do not suffice."""
+
+    @abstractmethod
+    def _completion(self, finish: Floats) -> Floats:
+        """(samples, N) times of the rows -> (samples,) the first time at which they suffice; inf: never."""
+
+    def start(self, iteration: Iteration) -> Sequence[Order | Abandon]:
+        self.done, self._late, self._iteration = False, False, iteration
+        self._arrived = set()
+        combinations = self._combinations(iteration.target)
+        return [
+            Order(worker, iteration.serial, worker, worker, combinations[worker])
+            for worker in iteration.workers
+            if combinations[worker]
+        ]
+
+    def receive(self, reply: Reply) -> Sequence[Order | Abandon]:
+        assert self._iteration is not None
+        self._arrived.add(reply.order.worker)
+        self.done = self._late or self._suffice(self._arrived, self._iteration)
+        return ()
+
+    def lose(self, worker: int) -> Sequence[Order | Abandon]:
+        return ()
+
+    def expire(self) -> Sequence[Order | Abandon]:
+        self._late = True
+        self.done = bool(self._arrived)
+        return ()
+
+    def gradient(self, rows: Tensor, out: Tensor) -> None:
+        assert self._iteration is not None
+        weights, self.error, self.exact = self._weights(self._arrived, self._iteration)
+        if self.layout.packed:
+            packed_sum(rows, np.asarray(weights, dtype=np.complex128), out)
+        else:
+            weighted_sum(rows, np.asarray(weights, dtype=np.float64), out)
+
+    def duration(self, compute: Floats, communicate: Floats) -> Floats:
+        """Seconds of an iteration, (samples, N, stages) and (samples, N) -> (samples,).
+
+        Worker i ends after load_i·compute_i + communicate_i. Equal, draw by draw, to the event-by-event simulation
+        with instant abandoning. inf: some draw never ends.
+        """
+        finish = self._loads * compute[:, :, 0] + communicate
+        finish = np.where(self._loads > 0, finish, np.inf)
+        complete = self._completion(finish)
+        if self.deadline is None:
+            return complete
+        first = finish.min(axis=1)
+        return np.where(complete <= self.deadline, complete, np.maximum(self.deadline, first))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state:
+            raise ValueError(f"{self!r} keeps no state between iterations, got {sorted(state)}")
+
+    def _combinations(self, target: Combination) -> list[Combination]:
+        """Each worker's share of the target; the same objects every time, so that clusters send them once."""
+        if self._scaled[0] != target:
+            scaled = [
+                Combination({j: value * target[j] for j, value in share.items() if j in target})
+                for share in self._shares
+            ]
+            self._scaled = (target, scaled)
+        return self._scaled[1]

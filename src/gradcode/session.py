@@ -1,0 +1,365 @@
+"""A session joins objective, scheme and cluster: the training loop's one entry."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from gradcode.errors import CheckpointError, GradcodeError, NonFiniteLoss
+from gradcode.protocol import Cluster, Combination, Floats, Iteration, Outcome, Report, Scheme, Source
+from gradcode.protocol import Step as StepHistory
+from gradcode.schemes.bounds import fluid_bound
+from gradcode.training.checks import check_dataset
+from gradcode.training.objective import (
+    Collate,
+    Forward,
+    LossFunction,
+    ModelObjective,
+    check_mean,
+    inputs_and_targets,
+)
+from gradcode.training.sampling import Sampling, SamplingMode
+
+Listener = Callable[[Report], None]
+
+
+class Objective(Source, Protocol):
+    """What a session asks of what it trains, beside what workers do: the master's side."""
+
+    model: nn.Module
+    trainable: list[nn.Parameter]
+    dtype: torch.dtype
+
+    @property
+    def iterations(self) -> int:
+        """Iterations per epoch."""
+        ...
+
+    def epoch(self, number: int) -> tuple[int, int]:
+        """(epoch, iteration within it) of iteration ``number``."""
+        ...
+
+    def place(self, parameters: Tensor, buffers: Tensor) -> None: ...
+
+    def split(self, flat: Tensor) -> list[Tensor]: ...
+
+    def store_buffers(self, buffers: Tensor) -> None: ...
+
+    def load_buffers(self, buffers: Tensor) -> None: ...
+
+    def used(self, statistics: Floats) -> npt.NDArray[np.bool_]: ...
+
+    def fingerprint(self) -> dict[str, object]:
+        """What a checkpoint must agree with."""
+        ...
+
+
+class Step:
+    """One iteration of an epoch; ``backward()`` takes the place of ``loss.backward()``."""
+
+    def __init__(self, session: Session, number: int) -> None:
+        self._session, self.number = session, number
+
+    def backward(self) -> Tensor:
+        """Fills ``p.grad`` of every parameter with the decoded gradient; returns the mean loss, a scalar tensor.
+
+        What was in ``p.grad`` is replaced. A parameter that took no part gets None, as in plain training.
+
+        Raises:
+            NonFiniteLoss: the loss is NaN or infinite.
+            WorkerError, Shortfall: the iteration could not be finished.
+        """
+        return self._session._backward(self.number)
+
+
+class Session:
+    """Trains ``model`` on a cluster by a scheme; the loop stays the user's own.
+
+    ::
+
+        session = gradcode.Session(model, loss_fn, dataset, batch_size=512, scheme=scheme, cluster=cluster)
+        for epoch in range(3):
+            for step in session.epoch():
+                loss = step.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+    The model's parameters become views of one vector that the workers read; its parameters may be changed between
+    iterations, but not replaced by others, frozen or thawed. ``close()``, or leaving the ``with`` block, gives them
+    memory of their own again.
+
+    Args:
+        model: any module, on the CPU. Workers run it in training mode.
+        loss_fn: (outputs, targets) -> the mean loss over the samples, a scalar.
+        dataset: map-style.
+        batch_size: samples per iteration, all partitions together.
+        scheme: of :mod:`gradcode.schemes`; it says how many partitions the data is cut into.
+        cluster: of :mod:`gradcode.clusters`, with as many workers as the scheme.
+        seed: fixes which samples are in which iteration, dropout masks and random transforms.
+        optimizer: only asked for its learning rate, which lazy schemes need.
+        sampling, drop_last: see :class:`gradcode.training.Sampling`.
+        forward, collate_fn, micro_batch, seed_samples, devices: see :class:`gradcode.training.ModelObjective`.
+        reply_dtype: of what workers send; None: the parameters'. ``torch.bfloat16`` halves it and rounds.
+        check_loss: check on a few samples that the loss is a mean.
+        listeners: called with the :class:`gradcode.protocol.Report` of every iteration.
+
+    Raises:
+        ValueError: what cannot be trained so, with the reason.
+        WorkerError: a worker could not start.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        dataset: Dataset[Any],
+        batch_size: int,
+        scheme: Scheme,
+        cluster: Cluster,
+        seed: int = 0,
+        *,
+        optimizer: torch.optim.Optimizer | None = None,
+        sampling: SamplingMode = "placed",
+        drop_last: bool = False,
+        forward: Forward = inputs_and_targets,
+        collate_fn: Collate | None = None,
+        micro_batch: int | None = None,
+        seed_samples: bool = True,
+        devices: Sequence[str] = ("cpu",),
+        reply_dtype: torch.dtype | None = None,
+        check_loss: bool = True,
+        listeners: Sequence[Listener] = (),
+    ) -> None:
+        check_dataset(dataset)
+        samples = len(dataset)  # type: ignore[arg-type]
+        plan = Sampling(samples, scheme.partitions, batch_size, seed, sampling, drop_last)
+        objective = ModelObjective(
+            model, loss_fn, dataset, plan, forward, collate_fn, micro_batch, seed_samples, devices
+        )
+        if check_loss:
+            check_mean(objective)
+        self._open(objective, scheme, cluster, seed, optimizer, reply_dtype, listeners)
+
+    @classmethod
+    def of(
+        cls,
+        objective: Objective,
+        scheme: Scheme,
+        cluster: Cluster,
+        seed: int = 0,
+        *,
+        optimizer: torch.optim.Optimizer | None = None,
+        reply_dtype: torch.dtype | None = None,
+        listeners: Sequence[Listener] = (),
+    ) -> Self:
+        """A session on an objective of one's own, such as :class:`gradcode.training.LeastSquares`."""
+        session = cls.__new__(cls)
+        session._open(objective, scheme, cluster, seed, optimizer, reply_dtype, listeners)
+        return session
+
+    def _open(
+        self,
+        objective: Objective,
+        scheme: Scheme,
+        cluster: Cluster,
+        seed: int,
+        optimizer: torch.optim.Optimizer | None,
+        reply_dtype: torch.dtype | None,
+        listeners: Sequence[Listener],
+    ) -> None:
+        if scheme.workers != cluster.workers:
+            raise ValueError(f"{scheme!r} is for {scheme.workers} workers, the cluster has {cluster.workers}")
+        if scheme.partitions != objective.partitions:
+            raise ValueError(
+                f"{scheme!r} has {scheme.partitions} partitions, the objective is cut into {objective.partitions}"
+            )
+        if reply_dtype is not None and not reply_dtype.is_floating_point:
+            raise ValueError(f"reply_dtype={reply_dtype} must be a floating dtype, such as torch.bfloat16")
+        self.objective, self.scheme, self.cluster = objective, scheme, cluster
+        self.seed, self.optimizer = seed, optimizer
+        self.listeners: list[Listener] = list(listeners)
+        self.iteration = 0
+        self._serial = 0
+        self._target = Combination(dict.fromkeys(range(objective.partitions), 1.0))
+        like = torch.empty(0, dtype=objective.dtype)
+        cluster.open(objective, scheme.layout, seed, like, reply_dtype or objective.dtype)
+        objective.place(cluster.parameters, cluster.buffers)
+        self._gradient = torch.zeros(objective.length, dtype=objective.dtype)
+        self._gradients = objective.split(self._gradient)
+        self._homes = objective.split(cluster.parameters)
+        self._moved: deque[float] = deque(maxlen=scheme.layout.history or 1)
+        self._before: Tensor | None = None
+        self.closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is trained."""
+        return self.objective.model
+
+    @property
+    def iterations_per_epoch(self) -> int:
+        return self.objective.iterations
+
+    def epoch(self) -> Iterator[Step]:
+        """The iterations that are left of the epoch: all of them, or after a resume those that were not done."""
+        epoch = self.objective.epoch(self.iteration)[0]
+        while self.objective.epoch(self.iteration)[0] == epoch:
+            number = self.iteration
+            yield Step(self, number)
+            self.iteration = max(self.iteration, number + 1)  # also where the loop's body did without backward()
+
+    def close(self) -> None:
+        """Gives the model memory of its own again and closes the cluster."""
+        if not self.closed:
+            self.closed = True
+            with torch.no_grad():
+                for parameter in self.objective.trainable:
+                    parameter.data = parameter.data.clone()
+            self.cluster.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Iteration, scheme and memories; the model and the optimizer have states of their own."""
+        return {
+            "iteration": self.iteration,
+            "seed": self.seed,
+            "scheme": repr(self.scheme),
+            "scheme_state": self.scheme.state_dict(),
+            "objective": self.objective.fingerprint(),
+            "memory": self.cluster.memory,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where ``state`` was saved.
+
+        Raises:
+            CheckpointError: it belongs to another seed, scheme or dataset.
+        """
+        own = self.state_dict()
+        for key in ("seed", "scheme", "objective"):
+            if state.get(key) != own[key]:
+                raise CheckpointError(
+                    f"the checkpoint is of another run: its {key} is {state.get(key)}, this run's is {own[key]}; "
+                    f"resume with the same configuration"
+                )
+        self.iteration = int(state["iteration"])
+        self.scheme.load_state_dict(state["scheme_state"])
+        if self.cluster.memory is not None:
+            self.cluster.memory.copy_(state["memory"])
+        self.objective.store_buffers(self.cluster.buffers)
+
+    # One iteration
+
+    def _backward(self, number: int) -> Tensor:
+        if self.closed:
+            raise GradcodeError("the session is closed: its cluster is gone")
+        self._reclaim()
+        iteration = Iteration(
+            number,
+            self._serial,
+            self._target,
+            self.cluster.alive(),
+            self.objective.sizes(number),
+            self._history(),
+        )
+        self._serial += 1
+        self.objective.store_buffers(self.cluster.buffers)
+        began = self.cluster.clock()
+        outcome = self.cluster.run(self.scheme, iteration)
+        decoding = time.monotonic()
+        self.scheme.gradient(self.cluster.rows, self._gradient)
+        decoded = time.monotonic()
+        loss = float(outcome.statistics[0])
+        if not math.isfinite(loss):
+            raise NonFiniteLoss(
+                f"the loss of iteration {number} is {loss}; no parameter was changed by it. Look at the learning "
+                f"rate, the loss and the data, and go on from the last checkpoint"
+            )
+        self.objective.load_buffers(torch.from_numpy(outcome.statistics[1 : 1 + self.objective.buffers]))
+        used = self.objective.used(outcome.statistics)
+        for parameter, gradient, took_part in zip(self.objective.trainable, self._gradients, used, strict=True):
+            parameter.grad = gradient if took_part else None
+        self.iteration = number + 1
+        master = outcome.sending + time.monotonic() - outcome.last
+        self._tell(number, began, outcome, loss, decoded - decoding, master)
+        return torch.tensor(loss, dtype=self.objective.dtype)
+
+    def _reclaim(self) -> None:
+        """Parameters whose ``.data`` was replaced go back to the shared vector, with their new values.
+
+        Raises:
+            GradcodeError: a parameter was frozen, or has another shape or dtype now.
+        """
+        for parameter, home in zip(self.objective.trainable, self._homes, strict=True):
+            if parameter.data_ptr() != home.data_ptr():
+                if parameter.shape != home.shape or parameter.dtype != home.dtype:
+                    raise GradcodeError(
+                        f"a parameter was {tuple(home.shape)} of {home.dtype} and is {tuple(parameter.shape)} of "
+                        f"{parameter.dtype} now: open a new session after changing the model"
+                    )
+                home.copy_(parameter.data)
+                parameter.data = home
+            if not parameter.requires_grad:
+                raise GradcodeError("a parameter was frozen during the session: open a new session to train the rest")
+
+    def _history(self) -> StepHistory:
+        """What the last steps did, for schemes that ask for it."""
+        rate = float("nan") if self.optimizer is None else float(self.optimizer.param_groups[0]["lr"])
+        if not self.scheme.layout.history:
+            return StepHistory(rate)
+        parameters = self.cluster.parameters
+        if self._before is not None:
+            self._moved.appendleft(float((parameters - self._before).square().sum()))
+        self._before = parameters.clone()
+        return StepHistory(rate, tuple(self._moved))
+
+    def _tell(
+        self, number: int, began: float, outcome: Outcome, loss: float, decode_time: float, master_time: float
+    ) -> None:
+        if not self.listeners:
+            return
+        order_statistic = fluid = float("nan")
+        if outcome.compute is not None and outcome.communicate is not None:
+            compute, communicate = outcome.compute[None], outcome.communicate[None]
+            order_statistic = float(self.scheme.duration(compute, communicate)[0])
+            fluid = float(fluid_bound(compute[:, :, 0], self.objective.partitions, communicate)[0])
+        report = Report(
+            iteration=number,
+            epoch=self.objective.epoch(number)[0],
+            start=began,
+            time=outcome.time,
+            loss=loss,
+            arrivals=outcome.arrivals,
+            stragglers=outcome.stragglers,
+            lost=outcome.lost,
+            decode_time=decode_time,
+            master_time=master_time,
+            decode_error=self.scheme.error,
+            exact=self.scheme.exact,
+            bytes_up=outcome.bytes_up,
+            bytes_down=outcome.bytes_down,
+            computations=outcome.computations,
+            overruns=outcome.overruns,
+            order_statistic=order_statistic,
+            fluid=fluid,
+            work=outcome.work,
+        )
+        for listener in self.listeners:
+            listener(report)

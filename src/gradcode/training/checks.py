@@ -1,0 +1,76 @@
+"""What cannot be trained by adding up partition gradients, said before training begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset, IterableDataset
+
+SPARSE = (
+    "a parameter has a sparse gradient (an Embedding with sparse=True); rows of weighted sums are dense: "
+    "build the layer with sparse=False"
+)
+
+
+def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that make up the flat vector, each once.
+
+    Raises:
+        ValueError: there are none, they differ in dtype or device, are not real, or would get sparse gradients.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError("the model has no parameter with requires_grad=True: there is nothing to train")
+    lazy = [name for name, p in model.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]
+    if lazy:
+        raise ValueError(f"parameters {lazy} have no shape yet: run the model once before training it")
+    dtypes = {parameter.dtype for parameter in parameters}
+    if len(dtypes) > 1:
+        raise ValueError(
+            f"the trainable parameters have dtypes {sorted(map(str, dtypes))}; they share one flat vector and need "
+            f"one dtype: convert the model, for instance with model.float()"
+        )
+    if not parameters[0].is_floating_point():
+        raise ValueError(f"parameters of dtype {parameters[0].dtype} cannot be trained: use a real floating dtype")
+    elsewhere = sorted({str(parameter.device) for parameter in parameters if parameter.device.type != "cpu"})
+    if elsewhere:
+        raise ValueError(
+            f"the model is on {elsewhere}; the master's copy lives on the CPU: give the session model.cpu() and "
+            f'devices=("cuda:0", ...) for the workers'
+        )
+    for module in model.modules():
+        if getattr(module, "sparse", False) is True and isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            raise ValueError(SPARSE)
+    return parameters
+
+
+def check_dataset(dataset: Dataset[Any]) -> None:
+    """Refuses what has no samples by number.
+
+    Raises:
+        ValueError: for an iterable dataset, or one without a length.
+    """
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
+        raise ValueError(
+            f"{type(dataset).__name__} is an iterable dataset; gradient coding gives the same sample to several "
+            f"workers and needs samples by number: use a map-style dataset (__getitem__ and __len__)"
+        )
+    if not isinstance(dataset, Sized):
+        raise ValueError(f"{type(dataset).__name__} has no __len__; a map-style dataset says how many samples it has")
+
+
+def scalar_mean(loss: Any) -> Tensor:
+    """``loss`` if it is a scalar.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(loss, Tensor) or loss.dim() != 0:
+        given = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise ValueError(
+            f"loss_fn returned {given}; it must return the mean loss over the samples as a scalar tensor: "
+            f'use reduction="mean"'
+        )
+    return loss

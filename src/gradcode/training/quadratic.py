@@ -1,0 +1,203 @@
+"""Least squares and logistic regression with closed-form gradients, for the papers' experiments.
+
+All samples are used in every iteration. Partition j holds a fixed range of the rows; its gradient is
+g_j = (n_j/n)·∇(mean loss on j), the regulariser in each partition's mean. In a simulated cluster the gradients of all
+partitions are one batched product, so that hundreds of workers cost little more than one.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from itertools import pairwise
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from gradcode.protocol import Floats
+
+
+class LinearObjective(ABC):
+    """(1/n)·Σ_i ℓ(x_i·θ, y_i) + (λ/2)‖θ‖² over fixed partitions of the rows.
+
+    Args:
+        features: (n, L).
+        targets: (n,).
+        partitions: K, at most n.
+        regularisation: λ ≥ 0.
+        dtype: of the arithmetic.
+
+    Raises:
+        ValueError: shapes that do not fit, or an argument out of its range.
+    """
+
+    buffers = 0
+
+    def __init__(
+        self,
+        features: npt.ArrayLike,
+        targets: npt.ArrayLike,
+        partitions: int,
+        regularisation: float = 0.0,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        rows, values = torch.as_tensor(features, dtype=dtype), torch.as_tensor(targets, dtype=dtype)
+        if rows.dim() != 2 or values.shape != rows.shape[:1]:
+            raise ValueError(
+                f"features {tuple(rows.shape)} and targets {tuple(values.shape)} must have shapes (n, L) and (n,)"
+            )
+        if not 1 <= partitions <= len(rows):
+            raise ValueError(f"partitions={partitions} must be from 1 to the {len(rows)} samples")
+        if regularisation < 0:
+            raise ValueError(f"regularisation={regularisation} must not be negative")
+        self.samples, self.length = rows.shape
+        self.partitions, self.regularisation, self.dtype = partitions, regularisation, dtype
+        self.itemsize = dtype.itemsize
+        self.statistics = 2
+        self.model = _Vector(self.length, dtype)
+        self.trainable: list[nn.Parameter] = [self.model.theta]
+        cuts = np.rint(np.linspace(0, self.samples, partitions + 1)).astype(np.int64)
+        self._sizes: npt.NDArray[np.int64] = np.diff(cuts)
+        # (K, m, L) and (K, m): partitions of unequal size are filled up with rows that count for nothing.
+        longest = int(self._sizes.max())
+        self._rows = rows.new_zeros(partitions, longest, self.length)
+        self._values = rows.new_zeros(partitions, longest)
+        self._counts = rows.new_zeros(partitions, longest)
+        for j, (start, stop) in enumerate(pairwise(cuts)):
+            self._rows[j, : stop - start] = rows[start:stop]
+            self._values[j, : stop - start] = values[start:stop]
+            self._counts[j, : stop - start] = 1.0
+        self._together: tuple[Tensor, Tensor] | None = None
+
+    @abstractmethod
+    def _losses(self, predictions: Tensor, values: Tensor) -> Tensor:
+        """ℓ of each sample."""
+
+    @abstractmethod
+    def _slopes(self, predictions: Tensor, values: Tensor) -> Tensor:
+        """dℓ/d(prediction) of each sample."""
+
+    def loss(self, theta: Tensor) -> float:
+        """The whole objective at ``theta`` (L,)."""
+        return float(self._of(theta, slice(None))[1].sum())
+
+    def gradient(self, theta: Tensor) -> Tensor:
+        """Its gradient at ``theta``, (L,)."""
+        return self._of(theta, slice(None))[0].sum(0)
+
+    def _of(self, theta: Tensor, chosen: slice) -> tuple[Tensor, Tensor]:
+        """Gradients (k, L) and losses (k,) of some partitions, each times n_j/n."""
+        rows, values, counts = self._rows[chosen], self._values[chosen], self._counts[chosen]
+        predictions = rows @ theta
+        slopes = self._slopes(predictions, values) * counts
+        weights = counts.sum(1) / self.samples
+        gradients = torch.einsum("km,kml->kl", slopes, rows) / self.samples
+        gradients.add_(weights[:, None] * theta, alpha=self.regularisation)
+        losses = (self._losses(predictions, values) * counts).sum(1) / self.samples
+        return gradients, losses + weights * (self.regularisation / 2 * theta.dot(theta))
+
+    # What a session and a cluster ask: see gradcode.protocol.Source and gradcode.training.objective
+
+    def copy(self) -> Self:
+        return copy.copy(self)
+
+    def place(self, parameters: Tensor, buffers: Tensor) -> None:
+        parameters.copy_(self.model.theta.data)
+        self.model.theta.data = parameters
+
+    def split(self, flat: Tensor) -> list[Tensor]:
+        return [flat[: self.length]]
+
+    def store_buffers(self, buffers: Tensor) -> None:
+        """There are none."""
+
+    def load_buffers(self, buffers: Tensor) -> None:
+        """There are none."""
+
+    def used(self, statistics: Floats) -> npt.NDArray[np.bool_]:
+        return np.ones(1, dtype=np.bool_)
+
+    def epoch(self, number: int) -> tuple[int, int]:
+        return number, 0
+
+    @property
+    def iterations(self) -> int:
+        return 1
+
+    def fingerprint(self) -> dict[str, object]:
+        return {
+            "objective": type(self).__name__,
+            "samples": self.samples,
+            "length": self.length,
+            "partitions": self.partitions,
+            "regularisation": self.regularisation,
+        }
+
+    def bind(self, parameters: Tensor, buffers: Tensor, worker: int) -> None:
+        self._theta = parameters
+
+    def refresh(self) -> None:
+        self._together = None
+
+    def prepare(self, number: int) -> None:
+        self._together = self._of(self._theta, slice(None))
+
+    def sizes(self, number: int) -> npt.NDArray[np.int64]:
+        return self._sizes
+
+    def accumulate(self, number: int, partition: int, coefficient: float, out: Tensor, first: bool) -> Floats:
+        if self._together is None:
+            gradients, losses = self._of(self._theta, slice(partition, partition + 1))
+            gradient, loss = gradients[0], losses[0]
+        else:
+            gradient, loss = self._together[0][partition], self._together[1][partition]
+        target = out[: self.length]
+        if first:
+            torch.mul(gradient, coefficient, out=target)
+        else:
+            target.add_(gradient, alpha=coefficient)
+        return np.array([float(loss) * self.samples / float(self._sizes[partition]), 1.0])
+
+    def finish(self, out: Tensor) -> None:
+        """Every coordinate was written."""
+
+
+class LeastSquares(LinearObjective):
+    """ℓ(z, y) = (z − y)²/2.
+
+    >>> objective = LeastSquares(np.eye(2), np.ones(2), partitions=2)
+    >>> objective.gradient(torch.zeros(2, dtype=torch.float64)).tolist()
+    [-0.5, -0.5]
+    """
+
+    def _losses(self, predictions: Tensor, values: Tensor) -> Tensor:
+        return (predictions - values).square() / 2
+
+    def _slopes(self, predictions: Tensor, values: Tensor) -> Tensor:
+        return predictions - values
+
+
+class Logistic(LinearObjective):
+    """ℓ(z, y) = log(1 + exp(−y·z)), labels y of −1 and 1.
+
+    >>> objective = Logistic(np.eye(2), [1.0, -1.0], partitions=1)
+    >>> objective.gradient(torch.zeros(2, dtype=torch.float64)).tolist()
+    [-0.25, 0.25]
+    """
+
+    def _losses(self, predictions: Tensor, values: Tensor) -> Tensor:
+        return torch.nn.functional.softplus(-values * predictions)
+
+    def _slopes(self, predictions: Tensor, values: Tensor) -> Tensor:
+        return -values * torch.sigmoid(-values * predictions)
+
+
+class _Vector(nn.Module):
+    """The unknown θ as a module, so that any optimizer of torch can be used."""
+
+    def __init__(self, length: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.zeros(length, dtype=dtype))
