@@ -1,0 +1,41 @@
+"""Gradient codes: who computes which partitions, in which combination, and how the answers add up.
+
+    code = codes.fractional_repetition(workers=6, stragglers=2)
+    decoding = code.decode(survivors=[0, 3, 4])       # weights, residual, exact, condition, error
+
+Which one to choose: `fractional_repetition` unless there is a reason against it; `cyclic_repetition` when
+every worker must have the same load at every size; `heterogeneous` when speeds differ; `batched_coupon` when
+stragglers are random and many; `stochastic` when an approximate gradient is enough. `REGISTRY` says for each
+what it trades.
+"""
+
+from gradcode.codes.code import Decoding, GradientCode
+from gradcode.codes.coupon import batched_coupon
+from gradcode.codes.cyclic import cyclic_repetition
+from gradcode.codes.heterogeneous import heterogeneous
+from gradcode.codes.mds import cyclic_mds
+from gradcode.codes.reed_solomon import reed_solomon
+from gradcode.codes.registry import REGISTRY, Entry, create, entry, register
+from gradcode.codes.repetition import fractional_repetition, uncoded
+from gradcode.codes.stability import Worst
+from gradcode.codes.stochastic import bernoulli, stochastic
+
+__all__ = [
+    "REGISTRY",
+    "Decoding",
+    "Entry",
+    "GradientCode",
+    "Worst",
+    "batched_coupon",
+    "bernoulli",
+    "create",
+    "cyclic_mds",
+    "cyclic_repetition",
+    "entry",
+    "fractional_repetition",
+    "heterogeneous",
+    "reed_solomon",
+    "register",
+    "stochastic",
+    "uncoded",
+]

@@ -1,0 +1,102 @@
+"""What the tests of codes share: the constructions under test, and a simulated round in the payload's dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from gradcode import codes
+
+Build = Callable[..., codes.GradientCode]
+ALL_SIZES = float("inf")
+
+
+def _speeds(workers: int) -> list[float]:
+    return [1.0 + 0.75 * (i % 4) for i in range(workers)]
+
+
+EXACT: dict[str, Build] = {
+    "repetition": lambda n, s, dtype: codes.fractional_repetition(n, s, dtype=dtype),
+    "repetition, consecutive, K=19": lambda n, s, dtype: codes.fractional_repetition(
+        n, s, 19, replicas="consecutive", dtype=dtype
+    ),
+    "cyclic, column": lambda n, s, dtype: codes.cyclic_repetition(n, s, dtype=dtype, max_error=ALL_SIZES),
+    "cyclic, column, permuted, K=19": lambda n, s, dtype: codes.cyclic_repetition(
+        n, s, 19, permute=5, dtype=dtype, max_error=ALL_SIZES
+    ),
+    "cyclic, random": lambda n, s, dtype: codes.cyclic_repetition(
+        n, s, variant="random", draws=3, dtype=dtype, max_error=ALL_SIZES
+    ),
+    "mds": lambda n, s, dtype: codes.cyclic_mds(n, s, dtype=dtype, max_error=ALL_SIZES),
+    "mds, real, permuted": lambda n, s, dtype: codes.cyclic_mds(
+        n, s, real=True, permute=True, dtype=dtype, max_error=ALL_SIZES
+    ),
+    "reed_solomon": lambda n, s, dtype: codes.reed_solomon(n, s, dtype=dtype, max_error=ALL_SIZES),
+    "reed_solomon, permuted, K=19": lambda n, s, dtype: codes.reed_solomon(
+        n, s, 19, permute=2, dtype=dtype, max_error=ALL_SIZES
+    ),
+    "heterogeneous, column": lambda n, s, dtype: codes.heterogeneous(
+        _speeds(n), 3 * n + 1, s, dtype=dtype, max_error=ALL_SIZES
+    ),
+    "heterogeneous, random": lambda n, s, dtype: codes.heterogeneous(
+        _speeds(n), 3 * n + 1, s, variant="random", draws=3, dtype=dtype, max_error=ALL_SIZES
+    ),
+}
+
+
+@pytest.fixture(params=EXACT, ids=str)
+def exact_code(request: pytest.FixtureRequest) -> Build:
+    """A function (workers, stragglers, dtype) -> code, for every exact construction, without refusal."""
+    return EXACT[request.param]
+
+
+class Round:
+    """One iteration with random gradients: the messages are encoded, sent and summed in the payload's dtype."""
+
+    def __init__(self, code: codes.GradientCode, rng: np.random.Generator, size: int = 12) -> None:
+        self.code = code
+        real = np.dtype(code.dtype)
+        # Partition gradients of very different norms: a bound relative to Σ‖g_j‖ has to hold for all of them.
+        scales = 10.0 ** rng.uniform(-2, 2, (code.partitions, 1))
+        gradients = (rng.standard_normal((code.partitions, size)) * scales).astype(real)
+        self.norms = float(np.linalg.norm(gradients.astype(np.float64), axis=1).sum())
+        self.target = gradients.astype(np.longdouble).sum(axis=0)
+        self.packed = np.iscomplexobj(code.encoding)
+        if self.packed:
+            gradients = (
+                gradients[:, : size // 2]
+                + np.asarray(1j, dtype=np.result_type(real, np.complex64)) * (gradients[:, size // 2 :])
+            )
+        self.dtype = gradients.dtype
+        coefficients = code.encoding.astype(self.dtype)
+        self.messages = np.zeros((code.workers, gradients.shape[1]), dtype=self.dtype)
+        for worker, held in enumerate(code.placement):
+            for partition in held:
+                self.messages[worker] += coefficients[worker, partition] * gradients[partition]
+
+    def error(self, weights: NDArray[Any]) -> float:
+        """‖decoded − Σ g_j‖ / Σ ‖g_j‖ of the weights given."""
+        decoded = np.zeros(self.messages.shape[1], dtype=self.dtype)
+        for worker in np.flatnonzero(weights):
+            decoded += weights[worker].astype(self.dtype) * self.messages[worker]
+        flat = np.concatenate([decoded.real, decoded.imag]) if self.packed else decoded
+        return float(np.linalg.norm((flat.astype(np.longdouble) - self.target).astype(np.float64)) / self.norms)
+
+
+@pytest.fixture
+def play() -> Callable[[codes.GradientCode, np.random.Generator], Round]:
+    return Round
+
+
+def without(workers: int, stragglers: Sequence[int]) -> list[int]:
+    return [i for i in range(workers) if i not in set(stragglers)]
+
+
+@pytest.fixture
+def survivors() -> Callable[[int, Sequence[int]], list[int]]:
+    """survivors(workers, stragglers): everybody else."""
+    return without
