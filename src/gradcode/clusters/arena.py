@@ -12,13 +12,15 @@ import os
 import pickle
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-_ALIGN = 4096  # regions begin on pages, so that what nobody touches costs nothing
+_PAGE = 4096  # regions begin on pages, so that what nobody touches costs nothing
+_HUGE = 1 << 21  # large ones on huge pages: far fewer page faults and address look-ups
 
 
 class Region(NamedTuple):
@@ -53,13 +55,22 @@ class Arena:
 
     def __init__(self, regions: Mapping[str, Region], fd: int | None = None) -> None:
         offsets, position = {}, 0
+        large: list[tuple[int, int]] = []
         for name, region in regions.items():
-            offsets[name] = position
             size = int(np.prod(region.shape, dtype=np.int64)) * region.dtype.itemsize
-            position += -(-size // _ALIGN) * _ALIGN
+            align = _HUGE if size >= 2 * _HUGE else _PAGE
+            position = -(-position // align) * align
+            offsets[name] = position
+            if align == _HUGE:
+                large.append((position, size))
+            position += size
         self.fd = anonymous_file(position) if fd is None else fd
         # The mapping lives as long as a tensor that looks at it.
         memory = mmap.mmap(self.fd, max(position, 1))
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            for start, size in large:
+                with suppress(OSError):  # a kernel without huge pages
+                    memory.madvise(mmap.MADV_HUGEPAGE, start, size)
         self._tensors = {name: _view(memory, region, offsets[name]) for name, region in regions.items()}
 
     def __getitem__(self, name: str) -> Tensor:

@@ -361,6 +361,7 @@ class LocalCluster:
             self._wanted[order.slot] = order.serial
         if orders:
             self._stage += 1
+        now = time.monotonic()
         for worker, mine in orders.items():
             planned = tuple(PlannedOrder.of(order) for order in mine)
             stage = min(self._stages[mine[0].slot], self._compute.shape[1] - 1)
@@ -369,7 +370,7 @@ class LocalCluster:
             if self._table is not None:
                 transport = float(self._table.communicate(self._number, size)[worker])
             pace = float(self._compute[worker, stage])
-            message = Message(self._serial, self._number, 0, None, pace, transport)
+            message = Message(self._serial, self._number, now, 0, None, pace, transport)
             self._post(self._hands[worker], planned, message)
 
     def _post(self, hand: _Hand, orders: tuple[PlannedOrder, ...], message: Message) -> None:

@@ -77,10 +77,15 @@ class PlannedOrder(NamedTuple):
 
 
 class Message(NamedTuple):
-    """Orders for one worker. ``plan`` is sent the first time only; ``pace`` in seconds per unit of load."""
+    """Orders for one worker, given at ``sent`` (``time.monotonic()``).
+
+    ``orders`` are sent the first time only, then their number ``plan``. ``pace`` and ``transport`` are the injected
+    delays: seconds per unit of load, and seconds of the answer's message.
+    """
 
     serial: int
     number: int
+    sent: float
     plan: int
     orders: tuple[PlannedOrder, ...] | None
     pace: float

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gradcode.clusters.driver import ON_SHORTFALL, Ledger, OnShortfall, Wait, iterate
 from gradcode.clusters.worker import OrderBook
-from gradcode.delays import Delays, DelayTable, as_delays
+from gradcode.delays import Delays, DelayTable, as_table
 from gradcode.delays.law import Source as DelaySource
 from gradcode.errors import Shortfall
 from gradcode.protocol import (
@@ -310,23 +310,12 @@ def _always(order: Order) -> bool:
 
 def delay_table(delays: Delays | DelaySource | DelayTable | None, workers: int, seed: int) -> DelayTable | None:
     """The one table of a cluster's delays; None: everything is instant, or as quick as it really is."""
-    if delays is None or isinstance(delays, DelayTable):
-        return delays
-    return as_delays(delays).table(workers, seed)
+    return None if delays is None else as_table(delays, workers, seed)
 
 
 def compute_times(table: DelayTable | None, number: int, workers: int) -> Floats:
-    """(N, stages) seconds per unit of load in iteration ``number``.
-
-    Raises:
-        ValueError: the table is for another number of workers.
-    """
-    if table is None:
-        return np.zeros((workers, 1))
-    compute = table.compute(number)
-    if compute.shape[0] != workers:
-        raise ValueError(f"the delay table is for {compute.shape[0]} workers, the cluster has workers={workers}")
-    return compute
+    """(N, stages) seconds per unit of load in iteration ``number``."""
+    return np.zeros((workers, 1)) if table is None else table.compute(number)
 
 
 class _Once:

@@ -1,0 +1,23 @@
+"""Clusters to test on, and a fork server that stays while the tests of this folder run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from clusters.zoo import CLUSTERS
+from gradcode.clusters.nursery import open_server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fork_server() -> Iterator[None]:
+    """Loading torch into the fork server takes seconds: once is enough for all tests."""
+    with open_server():
+        yield
+
+
+@pytest.fixture(params=CLUSTERS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Every cluster in turn."""
+    return str(request.param)
