@@ -21,7 +21,7 @@ EVERY_SET = [set_ for size in range(STRAGGLERS + 1) for set_ in combinations(ran
 
 
 def exact_codes(dtype: torch.dtype) -> dict[str, Any]:
-    """Every exact code of the registry for N = 8, s = 2 that its constructor accepts for ``dtype``, else its refusal."""
+    """Every exact code of the registry for N = 8, s = 2 that its constructor accepts for ``dtype``, or its refusal."""
     name = str(dtype).removeprefix("torch.")
     options: dict[str, Any] = {"dtype": name, "max_error": TOLERANCE[dtype]}
     made: dict[str, Any] = {}

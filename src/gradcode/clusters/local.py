@@ -481,7 +481,7 @@ class LocalCluster:
         hand.deaths += 1
         hand.gone = not self._up or (hand.deaths > _GIVE_UP and self.on_shortfall != "wait")
         if not hand.gone:
-            pause = 0.0 if hand.deaths <= 1 else min(_LONGEST_PAUSE, 0.1 * 2.0**hand.deaths)
+            pause = 0.0 if hand.deaths <= 2 else min(_LONGEST_PAUSE, 0.1 * 2.0 ** (hand.deaths - 2))
             if pause:
                 hand.again = time.monotonic() + pause
             else:

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -220,6 +221,10 @@ def _die_with_parent() -> None:
 
     Where there is no such call the end of the orders' pipe does it, at the next look.
     """
+    # The fork server lives while somebody holds this pipe; it gives its children a copy, for children of their own.
+    held = getattr(forkserver._forkserver, "_forkserver_alive_fd", None)
+    if held is not None:
+        os.close(held)
     if sys.platform == "linux":
         parent = os.getppid()
         pr_set_pdeathsig = 1
