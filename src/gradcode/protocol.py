@@ -364,7 +364,7 @@ class Report:
         iteration, epoch: counted from 0.
         start: seconds on the cluster's clock at which the iteration began.
         time: seconds until the gradient could be decoded.
-        loss: mean loss over the samples that were heard of, before the step.
+        loss: mean loss over the samples that were heard of, before the step; NaN if no reply held a sample.
         arrivals: (N,) seconds of each worker's reply, NaN if abandoned.
         stragglers, lost: workers not waited for; workers lost.
         decode_time: seconds of real time to decode.

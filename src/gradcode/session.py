@@ -73,7 +73,9 @@ class Step:
     def backward(self) -> Tensor:
         """Fills ``p.grad`` of every parameter with the decoded gradient; returns the mean loss, a scalar tensor.
 
-        What was in ``p.grad`` is replaced. A parameter that took no part gets None, as in plain training.
+        What was in ``p.grad`` is replaced. A parameter that took no part gets None, as in plain training. Where a
+        scheme ends with replies that held no sample (at an epoch's end, of shards of unequal length), none took part
+        and the loss is NaN.
 
         Raises:
             NonFiniteLoss: the loss is NaN or infinite.
@@ -244,6 +246,8 @@ class Session:
             "scheme_state": self.scheme.state_dict(),
             "objective": self.objective.fingerprint(),
             "memory": self.cluster.memory,
+            "displacements": list(self._moved),
+            "before": self._before,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -263,6 +267,9 @@ class Session:
         self.scheme.load_state_dict(state["scheme_state"])
         if self.cluster.memory is not None:
             self.cluster.memory.copy_(state["memory"])
+        self._moved.clear()
+        self._moved.extend(state["displacements"])
+        self._before = state["before"]
         self.objective.store_buffers(self.cluster.buffers)
 
     # One iteration
@@ -287,12 +294,14 @@ class Session:
         self.scheme.gradient(self.cluster.rows, self._gradient)
         decoded = time.monotonic()
         loss = float(outcome.statistics[0])
-        if not math.isfinite(loss):
+        heard = not np.isnan(outcome.statistics).all()  # else no reply held a sample
+        if heard and not math.isfinite(loss):
             raise NonFiniteLoss(
                 f"the loss of iteration {number} is {loss}; no parameter was changed by it. Look at the learning "
                 f"rate, the loss and the data, and go on from the last checkpoint"
             )
-        self.objective.load_buffers(torch.from_numpy(outcome.statistics[1 : 1 + self.objective.buffers]))
+        if heard:
+            self.objective.load_buffers(torch.from_numpy(outcome.statistics[1 : 1 + self.objective.buffers]))
         used = self.objective.used(outcome.statistics)
         for parameter, gradient, took_part in zip(self.objective.trainable, self._gradients, used, strict=True):
             parameter.grad = gradient if took_part else None
@@ -307,17 +316,20 @@ class Session:
         Raises:
             GradcodeError: a parameter was frozen, or has another shape or dtype now.
         """
+        moved: list[tuple[nn.Parameter, Tensor, Tensor]] = []
         for parameter, home in zip(self.objective.trainable, self._homes, strict=True):
-            if parameter.data_ptr() != home.data_ptr():
-                if parameter.shape != home.shape or parameter.dtype != home.dtype:
-                    raise GradcodeError(
-                        f"a parameter was {tuple(home.shape)} of {home.dtype} and is {tuple(parameter.shape)} of "
-                        f"{parameter.dtype} now: open a new session after changing the model"
-                    )
-                home.copy_(parameter.data)
-                parameter.data = home
+            if parameter.shape != home.shape or parameter.dtype != home.dtype:
+                raise GradcodeError(
+                    f"a parameter was {tuple(home.shape)} of {home.dtype} and is {tuple(parameter.shape)} of "
+                    f"{parameter.dtype} now: open a new session after changing the model"
+                )
             if not parameter.requires_grad:
                 raise GradcodeError("a parameter was frozen during the session: open a new session to train the rest")
+            if parameter.data_ptr() != home.data_ptr():
+                moved.append((parameter, home, parameter.data.clone()))  # two may have changed places
+        for parameter, home, values in moved:
+            home.copy_(values)
+            parameter.data = home
 
     def _history(self) -> StepHistory:
         """What the last steps did, for schemes that ask for it."""

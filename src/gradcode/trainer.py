@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,9 @@ class EpochResult:
 
     Args:
         epoch: counted from 0.
-        loss: mean of the iterations' losses.
+        loss: mean of the iterations' losses, those without one left out (see :meth:`Step.backward`).
         metrics: what ``evaluate`` returned.
-        clock: seconds on the cluster's clock at the epoch's end, virtual or real.
+        clock: seconds on the cluster's clock at the epoch's end, virtual or real, and those before a resume.
     """
 
     epoch: int
@@ -44,7 +45,7 @@ class Trainer:
         scheduler_every: ``"epoch"`` or ``"iteration"``: when it steps.
         evaluate: model -> metrics, called after each epoch in evaluation mode, without gradients.
         checkpoint_path: the file to keep; None: none.
-        checkpoint_every: iterations between checkpoints; None: one after each epoch.
+        checkpoint_every: iterations between checkpoints, and one at the end; None: one after each epoch.
         on_epoch: called with every :class:`EpochResult`.
 
     Raises:
@@ -73,12 +74,15 @@ class Trainer:
         self.checkpoint_every, self.on_epoch = checkpoint_every, list(on_epoch)
         self.results: list[EpochResult] = []
         self._losses: list[float] = []  # of the epoch that runs
+        self._clock_before = 0.0  # seconds up to the checkpoint that was resumed
         session.optimizer = optimizer
 
     def fit(self, epochs: int) -> list[EpochResult]:
         """Trains until ``epochs`` epochs are done, counting those before a resume; returns the results of all."""
         while len(self.results) < epochs:
             self._epoch(len(self.results))
+        if self.checkpoint_every is not None and self.session.iteration % self.checkpoint_every:
+            self.save()
         return self.results
 
     def _epoch(self, epoch: int) -> None:
@@ -96,14 +100,18 @@ class Trainer:
                     self.save()
         if self.scheduler is not None and self.scheduler_every == "epoch":
             self.scheduler.step()
-        loss = sum(self._losses) / max(1, len(self._losses))
+        losses = [loss for loss in self._losses if not math.isnan(loss)]
+        loss = sum(losses) / max(1, len(losses))
         self._losses = []
-        result = EpochResult(epoch, loss, self._metrics(), session.cluster.clock())
+        result = EpochResult(epoch, loss, self._metrics(), self._clock())
         self.results.append(result)
         if self.checkpoint_every is None or session.iteration % self.checkpoint_every == 0:
             self.save()
         for listener in self.on_epoch:
             listener(result)
+
+    def _clock(self) -> float:
+        return self._clock_before + self.session.cluster.clock()
 
     def _metrics(self) -> dict[str, float]:
         if self.evaluate is None:
@@ -145,6 +153,7 @@ class Trainer:
                 self.scheduler.load_state_dict(state["scheduler"])
             self.results = [EpochResult(**result) for result in state["results"]]
             self._losses = list(state["losses"])
+            self._clock_before = float(state["clock"]) - self.session.cluster.clock()
             checkpoint.restore_generators(state["generators"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
@@ -162,5 +171,6 @@ class Trainer:
                 {"epoch": r.epoch, "loss": r.loss, "metrics": dict(r.metrics), "clock": r.clock} for r in self.results
             ],
             "losses": list(self._losses),
+            "clock": self._clock(),
             "generators": checkpoint.generators(),
         }

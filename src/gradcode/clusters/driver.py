@@ -70,13 +70,10 @@ class Ledger:
     bytes_down: int = 0
     computations: int = 0
     overruns: int = 0
-    _seen: set[int] = field(default_factory=set)
-    _sum: Floats = field(init=False)
-    _weight: float = 0.0
+    _partitions: dict[int, Floats] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.arrivals = np.full(self.workers, np.nan)
-        self._sum = np.zeros(self.statistics)
 
     def take(self, reply: Reply) -> None:
         """Books an answer: its time, its bytes, and the statistics of partitions not heard of before."""
@@ -87,24 +84,19 @@ class Ledger:
         if reply.payload is not None:
             self.bytes_up += reply.payload.numel() * reply.payload.element_size()
         for partition, values in zip(order.combination, reply.statistics, strict=False):
-            size = float(self.iteration.sizes[partition])
-            if partition not in self._seen and size:
-                self._seen.add(partition)
-                self._sum += size * values
-                self._weight += size
+            if self.iteration.sizes[partition]:
+                self._partitions.setdefault(partition, values)
 
     def outcome(
         self, time: float, sending: float, last: float, compute: Floats | None, communicate: Floats | None
     ) -> Outcome:
         """The iteration as it ended after ``time`` seconds; the rest as in :class:`Outcome`."""
-        with np.errstate(invalid="ignore"):
-            statistics = self._sum / self._weight if self._weight else np.full(self.statistics, np.nan)
         return Outcome(
             time=time,
             arrivals=self.arrivals,
             stragglers=tuple(sorted(self.asked - self.heard)),
             lost=tuple(sorted(self.lost)),
-            statistics=statistics,
+            statistics=self._mean(),
             bytes_up=self.bytes_up,
             bytes_down=self.bytes_down,
             computations=self.computations,
@@ -115,6 +107,16 @@ class Ledger:
             compute=compute,
             communicate=communicate,
         )
+
+    def _mean(self) -> Floats:
+        """Statistics weighted by samples; in the partitions' order, so that the bits do not tell who came first."""
+        if not self._partitions:
+            return np.full(self.statistics, np.nan)
+        known = sorted(self._partitions)
+        mean: Floats = np.average(
+            [self._partitions[j] for j in known], axis=0, weights=self.iteration.sizes[known].astype(np.float64)
+        )
+        return mean
 
 
 def iterate(scheme: Scheme, ledger: Ledger, on_shortfall: OnShortfall = "wait") -> Generator[Wait, Event, None]:

@@ -151,9 +151,10 @@ class SimulatedCluster:
         Raises:
             Shortfall: the iteration can never end.
         """
-        self._source.renew()
-        self._source.prepare(iteration.number)
-        return _Run(self, scheme, iteration).to_its_end()
+        with preserved():  # workers seed the generators that the master's own code draws from
+            self._source.renew()
+            self._source.prepare(iteration.number)
+            return _Run(self, scheme, iteration).to_its_end()
 
 
 class _Run:
@@ -170,6 +171,7 @@ class _Run:
         self.heap: list[tuple[float, int, int, int, Loss | None]] = []
         self.tickets = count()
         self.stage_of: dict[int, int] = {}
+        self.transport: dict[int, Floats] = {}
         self.now = self.sending = 0.0
         for loss in cluster._losses:
             if loss.iteration == iteration.number:
@@ -223,7 +225,9 @@ class _Run:
         if self.table is None:
             return 0.0
         size = NOTICE_BYTES if order.hold else self.cluster._books[order.worker].size(order)
-        return float(self.table.communicate(self.iteration.number, size)[order.worker])
+        if size not in self.transport:
+            self.transport[size] = self.table.communicate(self.iteration.number, size)
+        return float(self.transport[size][order.worker])
 
     def _next(self, wait: Wait) -> Event:
         while self.heap:
@@ -255,8 +259,7 @@ class _Run:
         order = hand.order
         assert order is not None
         book = self.cluster._books[worker]
-        with preserved():
-            answer = book.carry_out(order, self.iteration.number, _always)
+        answer = book.carry_out(order, self.iteration.number, _always)
         assert answer is not None
         self.ledger.computations += len(order.combination)
         self.ledger.work.append(Work(worker, hand.began, hand.computed, "compute"))

@@ -6,6 +6,7 @@ import numpy as np
 
 from gradcode import codes
 from gradcode.codes import GradientCode
+from gradcode.codes.stability import roundoff
 from gradcode.protocol import Floats, Iteration
 from gradcode.schemes.registry import scheme
 from gradcode.schemes.rows import RowScheme, Weights
@@ -27,13 +28,16 @@ class Coded(RowScheme):
         super().__init__(shares, deadline, packed=np.iscomplexobj(encoding))
         self.partitions = code.partitions
         self.code = code
+        self._roundoff = roundoff(code.dtype)
+        # A worker that holds nothing never answers, and is not missed.
+        self._idle = frozenset(worker for worker, held in enumerate(code.placement) if not len(held))
 
     def __repr__(self) -> str:
         deadline = "" if self.deadline is None else f", deadline={self.deadline}"
         return f"coded({self.code!r}{deadline})"
 
     def _suffice(self, arrived: set[int], iteration: Iteration) -> bool:
-        return self.code.decodable(arrived)
+        return self.code.decodable(self._idle | arrived)
 
     def _weights(self, arrived: set[int], iteration: Iteration) -> Weights:
         decoding = self.code.decode(arrived)
@@ -46,11 +50,11 @@ class Coded(RowScheme):
         for sample, (times, workers) in enumerate(zip(finish, order, strict=True)):
             arrived = workers[: int(np.isfinite(times).sum())].tolist()
             low, high = 0, len(arrived)
-            if not self.code.decodable(arrived):
+            if not self.code.decodable(self._idle.union(arrived)):
                 continue
             while high - low > 1:
                 middle = (low + high) // 2
-                if self.code.decodable(arrived[:middle]):
+                if self.code.decodable(self._idle.union(arrived[:middle])):
                     high = middle
                 else:
                     low = middle

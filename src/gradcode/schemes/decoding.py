@@ -2,12 +2,19 @@
 
 Replies land in rows of one array; the gradient is a sum of some of them. Straggler rows may hold anything, NaN
 included, so they are never read, not even with weight zero, and the rows that are needed are never gathered into a
-copy. The sum is done in pieces of the coordinates that fit into a core's cache: there the result is added to without
-going back to memory, so that memory is read once per needed row and written once.
+copy.
+
+The weights are a sparse matrix and the sum its product with the rows. That is the one kernel of PyTorch that reads
+scattered rows side by side, keeps the sum in registers and writes it once. A matrix of one row would be left to one
+thread, so every row is seen as shares of equal length, each with a row of its own in the sparse matrix:
+
+    row i, share p  ->  table row i·shares + p          output row p = Σ_i weights[i] · table row (i·shares + p)
 """
 
 from __future__ import annotations
 
+import warnings
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,30 +23,31 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from torch import Tensor
 
-PIECE = 1 << 17  # coordinates; 512 KiB of float32, half of a usual second-level cache
+SHARE = 1 << 15  # coordinates; with shorter ones the threads cost more than they save
+MOST_SHARES = 64
+PIECE = 1 << 18  # coordinates; without sparse products, what of the sum stays in a core's cache between two terms
 
 
-def weighted_sum(rows: Tensor, weights: npt.NDArray[np.float64], out: Tensor) -> None:
+def weighted_sum(rows: Tensor, weights: npt.NDArray[np.float64], out: Tensor, add: bool = False) -> None:
     """Writes ``Σ_i weights[i]·rows[i]`` over the rows of nonzero weight into ``out``.
 
     Args:
-        rows: (R, width), width at least the length of ``out``.
+        rows: (R, width), width at least the length of ``out``. All threads take part where the distance of two rows
+            in memory can be cut into equal shares for them, as every multiple of 16 can.
         weights: (R,), zero for every row that must not be read.
-        out: (length,).
+        out: (length,), contiguous.
+        add: adds the sum to what ``out`` holds.
     """
-    length = out.shape[0]
-    runs = _runs(weights)
-    if not runs:
-        out.zero_()
-        return
-    if rows.dtype != out.dtype:
-        _mixed_sum(rows, weights, out)
-        return
-    parts = [(rows[start:stop, :length].t(), out.new_tensor(weights[start:stop])) for start, stop in runs]
-    for begin in range(0, length, PIECE):
-        piece = out[begin : begin + PIECE]
-        for number, (matrix, vector) in enumerate(parts):
-            piece.addmv_(matrix[begin : begin + PIECE], vector, beta=1 if number else 0)
+    chosen = np.flatnonzero(weights)
+    if not len(chosen):
+        if not add:
+            out.zero_()
+    elif rows.dtype != out.dtype:
+        _mixed_sum(rows, weights, out, add)
+    elif _sparse_products() and rows.itemsize >= 4:
+        _sparse_sum(rows, chosen, weights[chosen], out, add)
+    else:
+        _piecewise_sum(rows, weights, out, add)
 
 
 def packed_sum(rows: Tensor, weights: npt.NDArray[np.complex128], out: Tensor) -> None:
@@ -51,21 +59,54 @@ def packed_sum(rows: Tensor, weights: npt.NDArray[np.complex128], out: Tensor) -
     half = (length + 1) // 2
     first, second = out[:half], out[half:]
     rest = length - half
-    real, imaginary = np.ascontiguousarray(weights.real), np.ascontiguousarray(weights.imag)
-    product = out.new_empty(half)
-    weighted_sum(rows[:, :half], real, first)
-    weighted_sum(rows[:, half : 2 * half], imaginary, product)
-    first.sub_(product)
-    weighted_sum(rows[:, half : half + rest], real, second)
-    weighted_sum(rows[:, :rest], imaginary, product[:rest])
-    second.add_(product[:rest])
+    weighted_sum(rows[:, :half], weights.real, first)
+    weighted_sum(rows[:, half : 2 * half], -weights.imag, first, add=True)
+    weighted_sum(rows[:, half : half + rest], weights.real, second)
+    weighted_sum(rows[:, :rest], weights.imag, second, add=True)
 
 
-def _mixed_sum(rows: Tensor, weights: npt.NDArray[np.float64], out: Tensor) -> None:
+def _sparse_sum(
+    rows: Tensor, chosen: npt.NDArray[np.intp], weights: npt.NDArray[np.float64], out: Tensor, add: bool
+) -> None:
+    import torch
+
+    length, stride = out.shape[0], max(rows.stride(0), rows.shape[1])
+    shares, terms = _shares(stride), len(chosen)
+    share = stride // shares
+    whole = length // share
+    # Rows may be longer than the sum, which then ends within a share: the rest is a product of its own.
+    for begin, count, width in ((0, whole, share), (whole * share, 1, length - whole * share)):
+        if not count or not width:
+            continue
+        columns = chosen * shares + np.arange(count)[:, None]
+        matrix = torch.sparse_csr_tensor(
+            torch.arange(0, count * terms + 1, terms),
+            torch.from_numpy(columns.ravel()),
+            torch.from_numpy(np.tile(weights, count)).to(out.dtype),
+            size=(count, (len(rows) - 1) * shares + count),
+        )
+        table = rows[:, begin:].as_strided((matrix.shape[1], width), (share, 1))
+        target = out[begin : begin + count * width].view(count, width)
+        torch.addmm(target, matrix, table, beta=int(add), out=target)
+
+
+def _piecewise_sum(rows: Tensor, weights: npt.NDArray[np.float64], out: Tensor, add: bool) -> None:
+    """A matrix-vector product per run of adjacent rows, in pieces, so that ``out`` goes to memory once."""
+    length = out.shape[0]
+    parts = [(rows[start:stop, :length].t(), out.new_tensor(weights[start:stop])) for start, stop in _runs(weights)]
+    for begin in range(0, length, PIECE):
+        piece = out[begin : begin + PIECE]
+        for number, (matrix, vector) in enumerate(parts):
+            piece.addmv_(matrix[begin : begin + PIECE], vector, beta=1 if number or add else 0)
+
+
+def _mixed_sum(rows: Tensor, weights: npt.NDArray[np.float64], out: Tensor, add: bool) -> None:
     """Rows of fewer bits than the result (bfloat16 replies): added up in the result's precision."""
     length = out.shape[0]
     for begin in range(0, length, PIECE):
-        piece = out[begin : begin + PIECE].zero_()
+        piece = out[begin : begin + PIECE]
+        if not add:
+            piece.zero_()
         for index in np.flatnonzero(weights):
             piece.add_(rows[index, begin : min(begin + PIECE, length)], alpha=float(weights[index]))
 
@@ -75,3 +116,23 @@ def _runs(weights: npt.NDArray[np.float64]) -> list[tuple[int, int]]:
     nonzero = np.concatenate(([False], weights != 0, [False]))
     edges = np.flatnonzero(nonzero[1:] != nonzero[:-1])
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+@lru_cache(maxsize=64)
+def _shares(stride: int) -> int:
+    """Into how many shares of equal length a row is cut: the largest divisor within the bounds above."""
+    most = min(MOST_SHARES, stride // SHARE)
+    return next((number for number in range(most, 1, -1) if stride % number == 0), 1)
+
+
+@lru_cache(maxsize=1)
+def _sparse_products() -> bool:
+    """Whether this PyTorch multiplies sparse with dense matrices at speed: it leaves that to MKL."""
+    import torch
+
+    if not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the first such matrix in a process warns that its interface may change
+        torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), size=(1, 1))
+    return True

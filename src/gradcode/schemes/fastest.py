@@ -23,10 +23,11 @@ class Fastest(RowScheme):
     def __init__(self, workers: int, k: int, partitions: int | None = None) -> None:
         if not 1 <= k <= workers:
             raise ValueError(f"k={k} must be from 1 to workers={workers}: the number of replies to wait for")
-        placement = codes.uncoded(workers, partitions=partitions).placement
-        super().__init__([dict.fromkeys(map(int, held), 1.0) for held in placement], deadline=None)
-        self.partitions = sum(map(len, placement))
+        code = codes.uncoded(workers, partitions=partitions)
+        super().__init__([dict.fromkeys(map(int, held), 1.0) for held in code.placement], deadline=None)
+        self.partitions = code.partitions
         self.k = k
+        self._rounding = code.decode(range(workers)).error
 
     def __repr__(self) -> str:
         return f"fastest(workers={self.workers}, k={self.k})"
@@ -37,11 +38,13 @@ class Fastest(RowScheme):
     def _weights(self, arrived: set[int], iteration: Iteration) -> Weights:
         held = sum(int(iteration.sizes[j]) for worker in arrived for j in self._shares[worker])
         total = int(iteration.sizes.sum())
-        weights = np.zeros(self.workers)
         # Replies without a sample (the end of an epoch) say nothing: the gradient is then zero.
-        weights[sorted(arrived)] = total / held if held else 0.0
+        scale = total / held if held else 0.0
+        weights = np.zeros(self.workers)
+        weights[sorted(arrived)] = scale
         exact = held == total
-        return Weights(weights, 0.0 if exact else max(1.0, total / held - 1 if held else 1.0), exact)
+        missing = 0.0 if exact else max(1.0, scale - 1.0)
+        return Weights(weights, missing + scale * self._rounding, exact)
 
     def _completion(self, finish: Floats) -> Floats:
         return np.partition(finish, self.k - 1, axis=1)[:, self.k - 1]

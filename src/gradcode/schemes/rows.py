@@ -45,6 +45,7 @@ class RowScheme(ABC):
     error = float("nan")
     exact = False
     done = True
+    _roundoff = 2.0**-24  # what the errors of ``_weights`` allow for: that of float32
 
     def __init__(
         self, shares: Sequence[Mapping[int, Coefficient]], deadline: float | None, packed: bool = False
@@ -108,6 +109,7 @@ class RowScheme(ABC):
             packed_sum(rows, np.asarray(weights, dtype=np.complex128), out)
         else:
             weighted_sum(rows, np.asarray(weights, dtype=np.float64), out)
+        self.error += self._coarseness(weights, rows, out)
 
     def duration(self, compute: Floats, communicate: Floats) -> Floats:
         """Seconds of an iteration, (samples, N, stages) and (samples, N) -> (samples,).
@@ -115,7 +117,8 @@ class RowScheme(ABC):
         Worker i ends after load_i·compute_i + communicate_i. Equal, draw by draw, to the event-by-event simulation
         with instant abandoning. inf: some draw never ends.
         """
-        finish = self._loads * compute[:, :, 0] + communicate
+        with np.errstate(invalid="ignore"):  # no load on a worker that never answers
+            finish = self._loads * compute[:, :, 0] + communicate
         finish = np.where(self._loads > 0, finish, np.inf)
         complete = self._completion(finish)
         if self.deadline is None:
@@ -129,6 +132,28 @@ class RowScheme(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state:
             raise ValueError(f"{self!r} keeps no state between iterations, got {sorted(state)}")
+
+    def _coarseness(self, weights: npt.NDArray[Any], rows: Tensor, out: Tensor) -> float:
+        """What rows of fewer bits than ``_weights`` allowed for (bfloat16) add to the error.
+
+        The bound of :mod:`gradcode.codes.stability`: each message is rounded once where it is added up in more bits,
+        else at every step of encoding and decoding.
+        """
+        import torch
+
+        unit = torch.finfo(rows.dtype).eps / 2
+        if unit <= self._roundoff:
+            return 0.0
+        amplification = np.zeros(self.partitions)
+        for worker in np.flatnonzero(weights):
+            for partition, coefficient in self._shares[worker].items():
+                amplification[partition] += abs(weights[worker]) * abs(coefficient)
+        steps = 1.0
+        if rows.dtype == out.dtype:
+            steps = self._loads.max() + np.count_nonzero(weights) + (6 if self.layout.packed else 2)
+        # Beyond 1/u steps nothing is known of the sum.
+        rounding = steps * unit / (1 - steps * unit) if steps * unit < 1 else np.inf
+        return float(rounding * amplification.max())
 
     def _combinations(self, target: Combination) -> list[Combination]:
         """Each worker's share of the target; the same objects every time, so that clusters send them once."""

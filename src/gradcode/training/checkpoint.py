@@ -10,6 +10,7 @@ import json
 import os
 import random
 import secrets
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -30,16 +31,19 @@ _TENSOR, _TUPLE, _NUMBERED = "__tensor__", "__tuple__", "__numbered__"
 def save(path: Path, state: Mapping[str, Any]) -> None:
     """Writes ``state`` (nested dictionaries, lists, tuples, numbers, strings, tensors, arrays) to ``path``.
 
+    Arrays come back as tensors, NumPy's numbers as Python's.
+
     Raises:
         CheckpointError: it cannot be written; what was at ``path`` before is still there.
     """
     tensors: dict[str, Tensor] = {}
     described = _describe(dict(state), tensors)
-    metadata = {"gradcode": json.dumps({"format": FORMAT, "state": described})}
+    header = json.dumps({"format": FORMAT, "state": described})
+    metadata = {"gradcode": header, "checksum": _checksum(header, tensors)}
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = safetensors.torch.save(tensors, metadata)
+        data = _bytes(tensors, metadata)
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
@@ -75,6 +79,11 @@ def load(path: Path) -> dict[str, Any]:
         ) from error
     if "gradcode" not in metadata:
         raise CheckpointError(f"{path} was not written by gradcode: name another file, or leave out --resume")
+    if metadata.get("checksum") != _checksum(metadata["gradcode"], tensors):
+        raise CheckpointError(
+            f"checkpoint {path} is damaged (its checksum is wrong): use an older copy, or leave out --resume to begin "
+            f"anew"
+        )
     try:
         header = json.loads(metadata["gradcode"])
         number, described = header["format"], header["state"]
@@ -116,10 +125,10 @@ def _describe(value: Any, tensors: dict[str, Tensor]) -> Any:
         tensors[name] = value.detach().to("cpu").contiguous().clone()
         return {_TENSOR: name}
     if isinstance(value, Mapping):
-        if all(isinstance(key, str) for key in value):
+        if all(isinstance(key, str) and key not in (_TENSOR, _TUPLE, _NUMBERED) for key in value):
             return {key: _describe(item, tensors) for key, item in value.items()}
         # An optimizer's state is keyed by numbers, which JSON would turn into strings.
-        return {_NUMBERED: [[key, _describe(item, tensors)] for key, item in value.items()]}
+        return {_NUMBERED: [[_describe(key, tensors), _describe(item, tensors)] for key, item in value.items()]}
     if isinstance(value, tuple):
         return {_TUPLE: [_describe(item, tensors) for item in value]}
     if isinstance(value, list):
@@ -141,11 +150,26 @@ def _restore(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         if _TUPLE in value:
             return tuple(_restore(item, tensors) for item in value[_TUPLE])
         if _NUMBERED in value:
-            return {key: _restore(item, tensors) for key, item in value[_NUMBERED]}
+            return {_restore(key, tensors): _restore(item, tensors) for key, item in value[_NUMBERED]}
         return {key: _restore(item, tensors) for key, item in value.items()}
     if isinstance(value, list):
         return [_restore(item, tensors) for item in value]
     return value
+
+
+def _bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    try:
+        return safetensors.torch.save(tensors, metadata)
+    except KeyError as error:
+        raise CheckpointError(f"tensors of dtype {error} cannot be kept in a checkpoint") from None
+
+
+def _checksum(header: str, tensors: Mapping[str, Tensor]) -> str:
+    """Of header and tensors, in the order of their names: a file's length alone does not show a flipped bit."""
+    value = zlib.crc32(header.encode())
+    for name in sorted(tensors):
+        value = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy().data, value)
+    return f"{value:08x}"
 
 
 def _sync_folder(folder: Path) -> None:

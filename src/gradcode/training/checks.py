@@ -41,7 +41,8 @@ def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
             f'devices=("cuda:0", ...) for the workers'
         )
     for module in model.modules():
-        if getattr(module, "sparse", False) is True and isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        embedding = isinstance(module, nn.Embedding | nn.EmbeddingBag)
+        if embedding and module.sparse and module.weight.requires_grad:
             raise ValueError(SPARSE)
     return parameters
 

@@ -8,7 +8,8 @@ needs no second copy of the gradient.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch.utils.data import Dataset, TensorDataset, default_collate
 from gradcode.protocol import Floats
 from gradcode.training.checks import SPARSE, check_dataset, scalar_mean, trainable_parameters
 from gradcode.training.sampling import Sampling
-from gradcode.training.seeding import derive, preserved, seed_everything, seed_torch
+from gradcode.training.seeding import derive, preserved, seed_everything
 
 Forward = Callable[[nn.Module, Any], tuple[Any, Any]]
 LossFunction = Callable[[Any, Any], Tensor]
@@ -31,26 +32,26 @@ _SAMPLE, _COLLATE, _FORWARD = 1, 2, 3  # what a derived seed is for
 
 def inputs_and_targets(model: nn.Module, batch: Any) -> tuple[Any, Any]:
     """The usual forward pass: a batch is (inputs, targets), and the loss is of (outputs, targets)."""
-    try:
-        inputs, targets = batch
-    except (TypeError, ValueError):
+    # A dictionary of two keys and a tensor of two rows can be unpacked too, and mean something else.
+    if not isinstance(batch, list | tuple) or len(batch) != 2:
         raise ValueError(
             f"a batch is a {type(batch).__name__}, not a pair (inputs, targets); pass forward=f with "
             f"f(model, batch) -> (outputs, targets) to say how the model takes it"
-        ) from None
+        )
+    inputs, targets = batch
     return model(inputs), targets
 
 
 class ModelObjective:
     """Gradients of ``loss_fn(*forward(model, batch))`` over the partitions of a map-style dataset.
 
-    Randomness: torch's generator is seeded by (seed, iteration, partition) before each forward pass, so that every
-    holder of a partition draws the same dropout mask; torch, NumPy and ``random`` are seeded by (seed, epoch, sample
-    index) around ``dataset[i]``, so that every holder sees the same random transform.
+    Randomness: torch, NumPy and ``random`` are seeded by (seed, iteration, partition, micro-batch) before each forward
+    pass, so that every holder of a partition draws the same dropout mask, and by (seed, epoch, sample index) around
+    ``dataset[i]``, so that every holder sees the same random transform.
 
     Buffers (BatchNorm's running statistics): each partition starts from the master's values, and the master takes the
     mean, weighted by samples, of what the partitions make of them. That is a pure function of the iteration, whoever
-    straggled. A buffer counts if a forward pass in training mode changes it.
+    straggled. The buffers that count are those of the layers that change one in a forward pass in training mode.
 
     Statistics of a partition, (S,) float64: the loss, the buffers after the forward pass, and per parameter 1 if it
     took part in the backward pass, else 0.
@@ -65,7 +66,8 @@ class ModelObjective:
         micro_batch: most samples in one forward pass; the gradients of a partition's micro-batches add up to its own.
         seed_samples: seed around ``dataset[i]``; False saves time where nothing in the dataset is random. Tensors
             (``TensorDataset``) are read in one go and need none.
-        devices: the device of worker i is ``devices[i % len(devices)]``.
+        devices: the device of worker i is ``devices[i % len(devices)]``. Anything but ``"cpu"`` has copies of
+            parameters and gradient there.
 
     Raises:
         ValueError: what cannot be trained so, with the reason: iterable datasets, sparse gradients, parameters of
@@ -121,6 +123,7 @@ class ModelObjective:
         plan = self.sampling
         return {
             "shapes": [list(shape) for shape in self.shapes],
+            "dtype": str(self.dtype),
             "samples": plan.samples,
             "partitions": plan.partitions,
             "batch_size": plan.batch_size,
@@ -180,7 +183,7 @@ class ModelObjective:
         """
         self._device = torch.device(self.devices[worker % len(self.devices)])
         self._shared, self._shared_buffers = parameters, buffers
-        self._staged = self._device.type != "cpu"
+        self._staged = self._device != torch.device("cpu")
         if self._staged:
             self.model.to(self._device)
             self._local = parameters.to(self._device)
@@ -219,11 +222,11 @@ class ModelObjective:
         step = self.micro_batch or own
         for begin in range(0, own, step):
             chosen = indices[begin : begin + step]
-            batch = self._batch(number, partition, chosen)
-            if begin == 0:
-                seed_torch(derive(self.sampling.seed, _FORWARD, number, partition), self._device)
+            batch = self._batch(number, partition, chosen, begin)
+            seed_everything(derive(self.sampling.seed, _FORWARD, number, partition, begin), self._device)
             loss = scalar_mean(self.loss_fn(*self.forward(self.model, batch)))
-            (loss * (coefficient * len(chosen) / total)).backward()  # type: ignore[no-untyped-call]
+            if loss.requires_grad:  # else no parameter took part, as where a partition has nothing for an expert
+                (loss * (coefficient * len(chosen) / total)).backward()  # type: ignore[no-untyped-call]
             statistics[0] += loss.item() * len(chosen) / own
         self._save_buffers(statistics[1 : 1 + self.buffers])
         statistics[1 + self.buffers :] = self._touched
@@ -255,7 +258,8 @@ class ModelObjective:
 
         return land
 
-    def _batch(self, number: int, partition: int, indices: npt.NDArray[np.int64]) -> Any:
+    def _batch(self, number: int, partition: int, indices: npt.NDArray[np.int64], begin: int = 0) -> Any:
+        """The samples of a micro-batch, which begins with sample ``begin`` of the partition."""
         if type(self.dataset) is TensorDataset and self.collate_fn is None:
             chosen = torch.from_numpy(indices)
             batch: Any = [tensor[chosen] for tensor in self.dataset.tensors]
@@ -266,7 +270,7 @@ class ModelObjective:
                 if self.seed_samples:
                     seed_everything(derive(self.sampling.seed, _SAMPLE, epoch, index))
                 samples.append(self.dataset[index])
-            seed_everything(derive(self.sampling.seed, _COLLATE, number, partition))
+            seed_everything(derive(self.sampling.seed, _COLLATE, number, partition, begin))
             batch = (self.collate_fn or default_collate)(samples)
         return _to(batch, self._device) if self._staged else batch
 
@@ -277,27 +281,27 @@ class ModelObjective:
         return [named[name] for name in self.moving]
 
     def _moving_buffers(self) -> list[str]:
-        """Names of the buffers that a forward pass in training mode changes, found by one such pass."""
-        before = {name: (id(b), b._version, b.detach().clone()) for name, b in self.model.named_buffers()}
+        """Names of the buffers that a forward pass in training mode changes, found by one such pass.
+
+        A layer that changes one may change the others with other samples, so all of its own count. BatchNorm's
+        means stay as they are on a batch of zeros, but its counter does not.
+        """
+        before = {name: (b, b._version, b.detach().clone()) for name, b in self.model.named_buffers()}
         if not before:
             return []
-        modes = [(module, module.training) for module in self.model.modules()]
-        with preserved(), torch.no_grad():
+        layers: set[str] = set()
+        with _modes_kept(self.model), preserved(), torch.no_grad():
             self.model.train()
-            self._device = next(iter(before.values()))[2].device
-            self._staged = self._device.type != "cpu"
-            self.forward(self.model, self._batch(0, 0, self.sampling.indices(0, 0)))
-            after = dict(self.model.named_buffers())
-            moving = [
-                name
-                for name, (key, version, _) in before.items()
-                if (id(after[name]), after[name]._version) != (key, version)
-            ]
-            for name in moving:
-                after[name].copy_(before[name][2])
-        for module, training in modes:
-            module.training = training
-        return moving
+            self._device, self._staged = torch.device("cpu"), False
+            try:
+                self.forward(self.model, self._batch(0, 0, self.sampling.indices(0, 0)))
+            finally:
+                after = dict(self.model.named_buffers())
+                for name, (buffer, version, value) in before.items():
+                    if after[name] is not buffer or buffer._version != version or not torch.equal(buffer, value):
+                        layers.add(name.rpartition(".")[0])
+                        after[name].copy_(value)
+        return [name for name in before if name.rpartition(".")[0] in layers]
 
     def _restore_buffers(self) -> None:
         if self.moving:
@@ -317,19 +321,13 @@ def check_mean(objective: ModelObjective, samples: int = 4) -> None:
     """
     model, sampling = objective.model, objective.sampling
     indices = sampling.indices(0, 0)[:samples]
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with preserved(), torch.no_grad():
-            model.eval()
-            objective._device, objective._staged = torch.device("cpu"), False
-            losses = [
-                float(scalar_mean(objective.loss_fn(*objective.forward(model, objective._batch(0, 0, chosen)))))
-                for chosen in (indices, np.concatenate((indices, indices)))
-            ]
-    finally:
-        for module, training in modes:
-            module.training = training
-    once, twice = losses
+    with _modes_kept(model), preserved(), torch.no_grad():
+        model.eval()
+        objective._device, objective._staged = torch.device("cpu"), False
+        once, twice = (
+            float(scalar_mean(objective.loss_fn(*objective.forward(model, objective._batch(0, 0, chosen)))))
+            for chosen in (indices, np.concatenate((indices, indices)))
+        )
     tolerance = 0.05 if objective.dtype.itemsize < 4 else 1e-3
     if np.isfinite([once, twice]).all() and abs(twice - once) > tolerance * max(abs(once), abs(twice), 1e-12):
         raise ValueError(
@@ -339,11 +337,22 @@ def check_mean(objective: ModelObjective, samples: int = 4) -> None:
         )
 
 
+@contextmanager
+def _modes_kept(model: nn.Module) -> Iterator[None]:
+    """Leaves every module in training or evaluation mode, as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def _to(batch: Any, device: torch.device) -> Any:
-    """A collated batch on a device: tensors in tuples, lists and dictionaries."""
-    if isinstance(batch, Tensor):
+    """A collated batch on a device: tensors, and what else has ``to``, in tuples, lists and dictionaries."""
+    if hasattr(batch, "to"):
         return batch.to(device)
-    if isinstance(batch, dict):
+    if isinstance(batch, Mapping):
         return {key: _to(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(_to(value, device) for value in batch))

@@ -51,7 +51,7 @@ class LinearObjective(ABC):
             )
         if not 1 <= partitions <= len(rows):
             raise ValueError(f"partitions={partitions} must be from 1 to the {len(rows)} samples")
-        if regularisation < 0:
+        if not regularisation >= 0:
             raise ValueError(f"regularisation={regularisation} must not be negative")
         self.samples, self.length = rows.shape
         self.partitions, self.regularisation, self.dtype = partitions, regularisation, dtype
@@ -181,12 +181,25 @@ class LeastSquares(LinearObjective):
 
 
 class Logistic(LinearObjective):
-    """ℓ(z, y) = log(1 + exp(−y·z)), labels y of −1 and 1.
+    """ℓ(z, y) = log(1 + exp(−y·z)), labels y of −1 and 1; others raise ValueError.
 
     >>> objective = Logistic(np.eye(2), [1.0, -1.0], partitions=1)
     >>> objective.gradient(torch.zeros(2, dtype=torch.float64)).tolist()
     [-0.25, 0.25]
     """
+
+    def __init__(
+        self,
+        features: npt.ArrayLike,
+        targets: npt.ArrayLike,
+        partitions: int,
+        regularisation: float = 0.0,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        labels = np.unique(torch.as_tensor(targets, dtype=torch.float64).numpy()).tolist()
+        if not set(labels) <= {-1.0, 1.0}:
+            raise ValueError(f"targets hold the labels {labels[:5]}; logistic regression takes -1 and 1")
+        super().__init__(features, targets, partitions, regularisation, dtype)
 
     def _losses(self, predictions: Tensor, values: Tensor) -> Tensor:
         return torch.nn.functional.softplus(-values * predictions)

@@ -26,19 +26,14 @@ def derive(seed: int, *keys: int) -> int:
     return state
 
 
-def seed_torch(value: int, device: torch.device | None = None) -> None:
-    """Seeds torch's global generator, and that of ``device`` if it is a CUDA one."""
+def seed_everything(value: int, device: torch.device | None = None) -> None:
+    """Seeds the global generators that user code draws from: torch, NumPy, ``random``, and a CUDA ``device``'s."""
     torch.default_generator.manual_seed(value)
+    np.random.seed(value & 0xFFFFFFFF)  # noqa: NPY002 -- user code draws from the global generator
+    random.seed(value)
     if device is not None and device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.manual_seed(value)
-
-
-def seed_everything(value: int) -> None:
-    """Seeds the global generators of torch, NumPy and ``random``: what user code draws from."""
-    torch.default_generator.manual_seed(value)
-    np.random.seed(value & 0xFFFFFFFF)  # noqa: NPY002 -- user transforms draw from the global generator
-    random.seed(value)
 
 
 @contextmanager
