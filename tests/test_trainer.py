@@ -190,7 +190,7 @@ def test_losses_of_no_sample_do_not_count() -> None:
 
 def test_checkpoints_are_written_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
-    for every, expected in ((None, [5, 10]), (2, [2, 4, 6, 8, 10]), (3, [3, 6, 9]), (1, list(range(1, 11)))):
+    for every, expected in ((None, [5, 10]), (2, [2, 4, 6, 8, 10]), (3, [3, 6, 9, 10]), (1, list(range(1, 11)))):
         run = Run(tmp_path / "checkpoint", every)
         written.clear()
         monkeypatch.setattr(checkpoint, "save", lambda path, state: written.append(state["session"]["iteration"]))
