@@ -23,11 +23,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from gradcode.report import Floats as Floats
+from gradcode.report import Outcome as Outcome
+from gradcode.report import Report as Report
+from gradcode.report import Work as Work
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Floats = npt.NDArray[np.float64]
 Coefficient = float | complex
 
 
@@ -306,95 +310,6 @@ class Scheme(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """One stretch of a worker's time, in seconds since the iteration's start (negative: it began before).
-
-    ``kind`` is ``"compute"`` (ended in a reply) or ``"abandon"`` (ended because nobody wanted it any more).
-    """
-
-    worker: int
-    start: float
-    stop: float
-    kind: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
-    """How an iteration went on its cluster, before decoding.
-
-    Args:
-        time: seconds from the start until the scheme was done.
-        arrivals: (N,) seconds at which each worker's last reply came; NaN: none did.
-        stragglers: workers that had an order and were not waited for.
-        lost: workers lost during the iteration.
-        statistics: weighted mean over the partitions that were heard of, weights n_j; (S,).
-        bytes_up, bytes_down: payload bytes to the master, parameter and order bytes from it.
-        computations: partition computations whose end the master has heard of, abandoned ones included.
-        overruns: partitions whose real computing was longer than the time they were to take (mode ``emulate``).
-        work: what is known of the workers' time.
-        sending: seconds of real time that the master took to start the scheme and send the first orders.
-        last: ``time.monotonic()`` at which the last needed reply was ready at its worker (simulated: now).
-        compute, communicate: (N, stages) and (N,), the delays of this iteration where they are known.
-    """
-
-    time: float
-    arrivals: Floats
-    stragglers: tuple[int, ...]
-    lost: tuple[int, ...]
-    statistics: Floats
-    bytes_up: int
-    bytes_down: int
-    computations: int
-    overruns: int
-    work: tuple[Work, ...]
-    sending: float
-    last: float
-    compute: Floats | None = None
-    communicate: Floats | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Report:
-    """What one iteration was. Callbacks, logs, plots and the planner read reports and nothing else.
-
-    Args:
-        iteration, epoch: counted from 0.
-        start: seconds on the cluster's clock at which the iteration began.
-        time: seconds until the gradient could be decoded.
-        loss: mean loss over the samples that were heard of, before the step; NaN if no reply held a sample.
-        arrivals: (N,) seconds of each worker's reply, NaN if abandoned.
-        stragglers, lost: workers not waited for; workers lost.
-        decode_time: seconds of real time to decode.
-        master_time: the master's own part of the iteration, seconds of real time: sending the first orders, and from
-            the last needed reply until every ``p.grad`` was filled.
-        decode_error: bound on ‖ĝ − g‖ / Σ_j‖g_j‖; ``exact``: nothing but rounding is in it.
-        bytes_up, bytes_down, computations, overruns, work: as in :class:`Outcome`.
-        order_statistic: the scheme's own duration for the delays of this iteration; NaN where they are not known.
-        fluid: the earliest time at which the work finished by all workers adds up to one pass; NaN likewise.
-    """
-
-    iteration: int
-    epoch: int
-    start: float
-    time: float
-    loss: float
-    arrivals: Floats
-    stragglers: tuple[int, ...]
-    lost: tuple[int, ...]
-    decode_time: float
-    master_time: float
-    decode_error: float
-    exact: bool
-    bytes_up: int
-    bytes_down: int
-    computations: int
-    overruns: int
-    order_statistic: float
-    fluid: float
-    work: tuple[Work, ...] = ()
 
 
 class Source(Protocol):
