@@ -12,7 +12,7 @@ from gradcode import errors
 from gradcode.errors import GradcodeError, GradcodeWarning
 
 if TYPE_CHECKING:
-    from gradcode import clusters, codes, delays, schemes, training
+    from gradcode import catalog, clusters, codes, delays, reporting, schemes, training
     from gradcode.clusters import LocalCluster, SimulatedCluster
     from gradcode.protocol import Report
     from gradcode.session import Session, Step
@@ -28,7 +28,7 @@ _LAZY = {
     "Step": "gradcode.session",
     "Trainer": "gradcode.trainer",
 }
-_ROOMS = ("clusters", "codes", "delays", "schemes", "training")
+_ROOMS = ("catalog", "clusters", "codes", "delays", "reporting", "schemes", "training")
 
 __all__ = [
     "GradcodeError",
@@ -40,10 +40,12 @@ __all__ = [
     "Step",
     "Trainer",
     "__version__",
+    "catalog",
     "clusters",
     "codes",
     "delays",
     "errors",
+    "reporting",
     "schemes",
     "training",
 ]

@@ -243,6 +243,7 @@ class Session:
             "scheme_state": self.scheme.state_dict(),
             "objective": self.objective.fingerprint(),
             "memory": self.cluster.memory,
+            "cluster": self.cluster.state_dict(),
             "displacements": list(self._moved),
             "before": self._before,
         }
@@ -262,6 +263,7 @@ class Session:
                 )
         self.iteration = int(state["iteration"])
         self.scheme.load_state_dict(state["scheme_state"])
+        self.cluster.load_state_dict(state["cluster"])
         if self.cluster.memory is not None:
             self.cluster.memory.copy_(state["memory"])
         self._moved.clear()

@@ -111,9 +111,9 @@ def test_memory_is_committed_by_the_master(kind: str) -> None:
     patterns = [(int(rng.integers(WORKERS)),) for _ in range(6)]
     seconds = np.zeros((len(patterns), WORKERS))
     for row, (worker,) in zip(seconds, patterns, strict=True):
-        row[worker] = 0.15  # it computes, and may have written its memory, but comes too late
+        row[worker] = 2.0  # it has computed and written its memory, but its message comes too late
     scheme = ErrorFeedback(WORKERS, k=WORKERS - 1)
-    with Trial(kind, scheme, delays=DelayTable.from_array(seconds)) as trial:
+    with Trial(kind, scheme, delays=DelayTable.from_array(np.zeros_like(seconds), seconds)) as trial:
         memories = torch.zeros(WORKERS, LENGTH)
         for (late,) in patterns:
             found, wanted = trial.go()
@@ -158,7 +158,7 @@ def test_new_orders_at_the_deadline(kind: str) -> None:
             found, wanted = trial.go()
             assert relative_error(found, wanted) < 1e-6
             assert trial.reports[-1].stragglers == pattern
-            assert (trial.reports[-1].time >= 0.25) == bool(pattern)
+            assert (trial.reports[-1].time >= SecondStage.deadline) == bool(pattern)
             trial.move()
 
 
@@ -208,7 +208,8 @@ def test_a_lost_workers_grants_are_free_again(kind: str, at: int) -> None:
             assert relative_error(found, wanted) < 1e-6
             trial.move()
         assert trial.reports[-1].lost in ((1,), ())
-        assert scheme.losses >= 1
+        # At the seventh reply worker 1 may have answered everything: its death is then seen between two iterations.
+        assert scheme.losses >= (1 if at < 7 else 0)
 
 
 def test_a_lost_worker_gets_its_open_orders_again(kind: str) -> None:

@@ -296,7 +296,7 @@ class Grants(Toy):
 class SecondStage(Toy):
     """At the deadline, the partitions that are missing are ordered from a worker that has answered."""
 
-    deadline = 0.25
+    deadline = 0.5
 
     def __init__(self, workers: int) -> None:
         super().__init__(workers)

@@ -17,6 +17,7 @@ from torch import Tensor
 from gradcode.clusters import process
 from gradcode.clusters.arena import Arena, Parcel, Region, pack
 from gradcode.clusters.driver import ON_SHORTFALL, Ledger, OnShortfall, Wait, iterate
+from gradcode.clusters.hand import Hand
 from gradcode.clusters.nursery import open_server
 from gradcode.clusters.post import (
     ABANDONED,
@@ -26,10 +27,8 @@ from gradcode.clusters.post import (
     REPLY,
     Descriptor,
     Message,
-    Outbox,
     PlannedOrder,
     Record,
-    Records,
 )
 from gradcode.clusters.process import DelayMode
 from gradcode.clusters.simulated import NOTICE_BYTES, compute_times, delay_table
@@ -54,28 +53,6 @@ from gradcode.protocol import (
 
 _GIVE_UP = 3  # deaths in a row, without a reply between them, after which a worker is not started again
 _LONGEST_PAUSE = 30.0
-
-
-class _Hand:
-    """The master's side of one worker process."""
-
-    def __init__(self, worker: int) -> None:
-        self.worker = worker
-        self.process: Any = None
-        self.outbox: Outbox | None = None
-        self.records: Records | None = None
-        self.death = -1
-        self.ready = False
-        self.gone = False
-        self.deaths = 0
-        self.again = 0.0  # when to start it again
-        self.heard = 0.0
-        self.held_back: list[tuple[tuple[PlannedOrder, ...], Message]] = []
-        self.writing = False
-
-    @property
-    def pid(self) -> int | None:
-        return None if self.process is None else self.process.pid
 
 
 class LocalCluster:
@@ -129,7 +106,7 @@ class LocalCluster:
         self.workers, self.threads = workers, threads
         self.on_shortfall, self.patience = on_shortfall, patience
         self._delays, self._mode, self._seed = delays, delay_mode, seed
-        self._hands = [_Hand(worker) for worker in range(workers)]
+        self._hands: list[Hand] = []
         self._selector: selectors.BaseSelector | None = None
         self._resources = ExitStack()
         self._events: deque[Event] = deque()
@@ -138,6 +115,7 @@ class LocalCluster:
         self._up = False  # every worker has been ready once
         self._serial = -1  # of the iteration that runs; −1: none
         self._open_orders: dict[int, Order] = {}
+        self._between_iterations: list[tuple[int, Record]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -155,6 +133,13 @@ class LocalCluster:
 
     def clock(self) -> float:
         return time.monotonic() - self._opened
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: real time leaves nothing to restore."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing, also of another kind of cluster: the numbers do not depend on it."""
 
     # Opening and closing
 
@@ -202,6 +187,7 @@ class LocalCluster:
         self._source = source
         self._parcel = _packed(source, layout, seed)
         self._resources.callback(os.close, self._parcel.fd)
+        self._hands = [Hand(worker, self._selector, self._taken[worker : worker + 1]) for worker in range(self.workers)]
         for hand in self._hands:
             self._start(hand)
         self._await_ready()
@@ -215,7 +201,7 @@ class LocalCluster:
                 if hand.deaths or hand.gone:
                     raise WorkerError(self._why_not_started(hand))
 
-    def _why_not_started(self, hand: _Hand) -> str:
+    def _why_not_started(self, hand: Hand) -> str:
         left = process.read_text(self._arena["errors"][hand.worker])
         if left:
             return f"worker {hand.worker} could not start:\n{left}"
@@ -227,75 +213,29 @@ class LocalCluster:
     def close(self) -> None:
         """Ends every worker, running or stopped, and frees the shared memory. May be called twice."""
         for hand in self._hands:
-            self._end(hand)
+            hand.kill()
+        for hand in self._hands:
+            hand.forget()
+        self._hands = []
         self._resources.close()
         self._selector = None
 
-    def _start(self, hand: _Hand) -> None:
-        """Starts a worker's process; it takes its time, orders wait in its pipe."""
-        assert self._selector is not None
-        orders_in, orders_out = os.pipe()
-        records_in, records_out = os.pipe()
-        try:
-            self._arena["errors"][hand.worker, :4] = 0
-            setup = process.Setup(
+    def _start(self, hand: Hand) -> None:
+        self._arena["errors"][hand.worker, :4] = 0
+        hand.start(
+            self._context,
+            lambda orders, records: process.Setup(
                 hand.worker,
                 self._regions,
                 Descriptor(self._arena.fd),
                 self._parcel,
                 Descriptor(self._parcel.fd),
-                Descriptor(orders_in),
-                Descriptor(records_out),
+                orders,
+                records,
                 self._mode,
                 self.threads,
-            )
-            hand.process = self._context.Process(target=process.main, args=(setup,), daemon=True)
-            hand.process.name = f"gradcode-worker-{hand.worker}"
-            hand.process.start()
-        except (EOFError, ConnectionError):
-            os.close(orders_out)
-            os.close(records_in)
-            hand.process = None
-            raise WorkerError(
-                "the fork server ended before it could start a worker: protect the main module of your script with "
-                'if __name__ == "__main__":'
-            ) from None
-        finally:
-            os.close(orders_in)
-            os.close(records_out)
-        hand.outbox = Outbox(orders_out, self._taken[hand.worker : hand.worker + 1])
-        hand.records = Records(records_in)
-        hand.death = _death_of(hand.process)
-        hand.ready, hand.writing, hand.again = False, False, 0.0
-        hand.heard = time.monotonic()
-        self._selector.register(records_in, selectors.EVENT_READ, (hand, "records"))
-        self._selector.register(hand.death, selectors.EVENT_READ, (hand, "death"))
-        for orders, message in hand.held_back:
-            self._post(hand, orders, message)
-        hand.held_back = []
-
-    def _end(self, hand: _Hand) -> None:
-        """Ends one process and forgets its pipes."""
-        if hand.process is None:
-            return
-        # SIGKILL also ends a stopped process; a worker owns nothing that would need tidying up.
-        hand.process.kill()
-        hand.process.join()
-        self._forget(hand)
-
-    def _forget(self, hand: _Hand) -> None:
-        assert self._selector is not None and hand.outbox is not None and hand.records is not None
-        if hand.writing:
-            self._selector.unregister(hand.outbox.fd)
-        self._selector.unregister(hand.records.fd)
-        self._selector.unregister(hand.death)
-        hand.outbox.close()
-        hand.records.close()
-        if hand.death != hand.process.sentinel:
-            os.close(hand.death)
-        hand.process.close()
-        hand.process = hand.outbox = hand.records = None
-        hand.ready = hand.writing = False
+            ),
+        )
 
     # One iteration
 
@@ -313,6 +253,9 @@ class LocalCluster:
         self._start_time = time.monotonic()
         self._serial, self._number = iteration.serial, iteration.number
         self._ledger = Ledger(self.workers, iteration, self._source.statistics)
+        for worker, record in self._between_iterations:
+            self._book_work(worker, record, False)
+        self._between_iterations.clear()
         self._compute = compute_times(self._table, iteration.number, self.workers)
         self._stage, self._stages = 0, dict[int, int]()
         self._ordered, self._last = 0.0, self._start_time
@@ -368,25 +311,7 @@ class LocalCluster:
                 transport = float(self._table.communicate(self._number, size)[worker])
             pace = float(self._compute[worker, stage])
             message = Message(self._serial, self._number, now, 0, None, pace, transport)
-            self._post(self._hands[worker], planned, message)
-
-    def _post(self, hand: _Hand, orders: tuple[PlannedOrder, ...], message: Message) -> None:
-        if hand.outbox is None:
-            hand.held_back = [held for held in hand.held_back if held[1].serial == message.serial]
-            hand.held_back.append((orders, message))
-            return
-        hand.heard = max(hand.heard, self._start_time)
-        hand.outbox.send(orders, message)
-        self._watch_writing(hand)
-
-    def _watch_writing(self, hand: _Hand) -> None:
-        """A half-written message goes on as soon as its pipe has room."""
-        assert self._selector is not None and hand.outbox is not None
-        if hand.outbox.stuck and not hand.writing:
-            self._selector.register(hand.outbox.fd, selectors.EVENT_WRITE, (hand, "orders"))
-        elif hand.writing and not hand.outbox.stuck:
-            self._selector.unregister(hand.outbox.fd)
-        hand.writing = hand.outbox.stuck
+            self._hands[worker].post(planned, message)
 
     def _next(self, wait: Wait) -> Event:
         self._open_orders = dict(wait.open)
@@ -415,24 +340,22 @@ class LocalCluster:
         times = [hand.again for hand in self._hands if hand.again]
         if self.patience is not None and self._serial >= 0:
             owing = {order.worker for order in self._open_orders.values()}
-            times += [self._hands[w].heard + self.patience for w in owing if self._hands[w].process]
+            times += [self._hands[w].heard + self.patience for w in owing if self._hands[w].pid]
         if times:
             soonest = max(0.0, min(times) - now)
             seconds = soonest if seconds is None else min(seconds, soonest)
-        records: list[tuple[_Hand, Record]] = []
-        dead: list[_Hand] = []
+        records: list[tuple[Hand, Record]] = []
+        dead: list[Hand] = []
         for key, _ in self._selector.select(seconds):
             hand, what = key.data
             if what == "orders":
-                hand.outbox.flush()
-                self._watch_writing(hand)
+                hand.flush()
             elif what == "records":
-                records += [(hand, record) for record in hand.records.read()]
+                records += [(hand, record) for record in hand.read()]
             else:
                 dead.append(hand)
         for hand in dead:  # all its replies come before its loss
-            assert hand.records is not None
-            records += [(hand, record) for record in hand.records.read()]
+            records += [(hand, record) for record in hand.read()]
         records.sort(key=lambda pair: (pair[1].ended, pair[0].worker))
         for hand, record in records:
             self._hear(hand, record)
@@ -441,21 +364,17 @@ class LocalCluster:
         if self.patience is not None and self._serial >= 0:
             self._kill_silent()
 
-    def _hear(self, hand: _Hand, record: Record) -> None:
+    def _hear(self, hand: Hand, record: Record) -> None:
         hand.heard = time.monotonic()
-        if hand.outbox is not None:
-            hand.outbox.flush()
-            self._watch_writing(hand)
+        hand.flush()
         if record.kind == READY:
             hand.ready = True
             return
+        if self._serial < 0:
+            self._between_iterations.append((hand.worker, record))
+            return
         current = record.serial == self._serial
-        if self._serial >= 0:
-            self._ledger.computations += record.computed
-            self._ledger.overruns += record.overruns
-            kind = "compute" if record.kind == REPLY and current else "abandon"
-            began, ended = record.began - self._start_time, record.ended - self._start_time
-            self._ledger.work.append(Work(hand.worker, began, ended, kind))
+        self._book_work(hand.worker, record, current)
         if record.kind == ABANDONED or not current:
             return
         now = time.monotonic() - self._start_time
@@ -471,10 +390,17 @@ class LocalCluster:
             message = process.read_text(self._arena["errors"][hand.worker])
             self._events.append(Failure(hand.worker, now, message))
 
-    def _bury(self, hand: _Hand) -> None:
+    def _book_work(self, worker: int, record: Record, current: bool) -> None:
+        """Enters what a worker has done, be it for an iteration that is over."""
+        self._ledger.computations += record.computed
+        self._ledger.overruns += record.overruns
+        kind = "compute" if record.kind == REPLY and current else "abandon"
+        began, ended = record.began - self._start_time, record.ended - self._start_time
+        self._ledger.work.append(Work(worker, began, ended, kind))
+
+    def _bury(self, hand: Hand) -> None:
         """A worker is dead: it is started again, now or after a pause, unless it dies again and again."""
-        hand.process.join()
-        self._forget(hand)
+        hand.forget()
         hand.deaths += 1
         hand.gone = not self._up or (hand.deaths > _GIVE_UP and self.on_shortfall != "wait")
         if not hand.gone:
@@ -493,8 +419,8 @@ class LocalCluster:
         now = time.monotonic()
         for worker in {order.worker for order in self._open_orders.values()}:
             hand = self._hands[worker]
-            if hand.process is not None and hand.ready and now - hand.heard > self.patience:
-                hand.process.kill()
+            if hand.ready and now - hand.heard > self.patience:
+                hand.kill()
                 hand.heard = now
 
     def _show_failures(self) -> None:
@@ -509,20 +435,6 @@ class LocalCluster:
                     GradcodeWarning,
                     stacklevel=4,
                 )
-
-
-def _death_of(child: Any) -> int:
-    """A descriptor that becomes readable when the process ends.
-
-    A pidfd where there is one: the end of a pipe, which serves elsewhere, may have been inherited by others.
-    """
-    if hasattr(os, "pidfd_open"):
-        try:
-            return os.pidfd_open(child.pid)
-        except ProcessLookupError:
-            pass
-    sentinel: int = child.sentinel
-    return sentinel
 
 
 def _packed(source: Source, layout: Layout, seed: int) -> Parcel:

@@ -127,6 +127,11 @@ class Outbox:
         self._rest = b""
 
     @property
+    def unread(self) -> int:
+        """Messages that the worker has not read."""
+        return self._sent - int(self._taken[0])
+
+    @property
     def stuck(self) -> bool:
         """Whether a message is half written; it goes on when the pipe is writable."""
         return bool(self._rest)
@@ -142,7 +147,7 @@ class Outbox:
         """Writes what may be written."""
         if self._rest:
             self._rest = self._write(self._rest)
-        while self._waiting and not self._rest and self._sent - int(self._taken[0]) < UNREAD:
+        while self._waiting and not self._rest and self.unread < UNREAD:
             body = pickle.dumps(self._planned(self._waiting.popleft()), protocol=5)
             self._sent += 1
             self._rest = self._write(_LENGTH.pack(len(body)) + body)

@@ -106,8 +106,7 @@ class _Loop:
         self.pace = _Pace(message, max(message.sent, self.busy_until))
         said = False
         for index, order in enumerate(orders):
-            self.began = time.monotonic()
-            self.pace.due = max(self.pace.due, self.pace.began)
+            self.began = self.pace.due = max(self.pace.due, self.pace.began)
             said = self._one(order, message, orders[index + 1 :])
         if not said:
             self._record(ABANDONED, orders[-1].slot if orders else 0, message.serial, -1)
@@ -143,6 +142,7 @@ class _Loop:
         pace, now = self.pace, time.monotonic()
         self.busy_until = now
         if not pace.message.pace:
+            pace.due = now
             return self._wanted(order)
         pace.units += 1
         if self.emulate:

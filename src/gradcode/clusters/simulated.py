@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -141,6 +141,13 @@ class SimulatedCluster:
 
     def close(self) -> None:
         self._books, self._table = [], None
+
+    def state_dict(self) -> dict[str, Any]:
+        """How long workers are still busy with what nobody wants (``abandon="partition"``)."""
+        return {"busy": self._busy.tolist()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._busy = np.array(state.get("busy", np.zeros(self.workers)), dtype=np.float64)
 
     def run(self, scheme: Scheme, iteration: Iteration) -> Outcome:
         """One iteration; see :class:`gradcode.protocol.Cluster`.

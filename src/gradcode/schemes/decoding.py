@@ -4,11 +4,15 @@ Replies land in rows of one array; the gradient is a sum of some of them. Stragg
 included, so they are never read, not even with weight zero, and the rows that are needed are never gathered into a
 copy.
 
-The weights are a sparse matrix and the sum its product with the rows. That is the one kernel of PyTorch that reads
-scattered rows side by side, keeps the sum in registers and writes it once. A matrix of one row would be left to one
-thread, so every row is seen as shares of equal length, each with a row of its own in the sparse matrix:
+A long sum of a few rows is the product of a sparse matrix, the weights, with the rows. That is the one kernel of
+PyTorch that reads scattered rows side by side, keeps the sum in registers and writes it once. A matrix of one row would
+be left to one thread, so every row is seen as shares of equal length, each with a row of its own in the sparse matrix:
 
     row i, share p  ->  table row i·shares + p          output row p = Σ_i weights[i] · table row (i·shares + p)
+
+Short sums are left to the calling thread, since the others may have to wait for a core that a worker is busy on, which
+takes longer than the sum; and many rows are too many to be read side by side. Both are added up run by run of adjacent
+rows, in pieces of the coordinates that stay in a core's cache, so that memory is read once per row and written once.
 """
 
 from __future__ import annotations
@@ -23,9 +27,10 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from torch import Tensor
 
-SHARE = 1 << 15  # coordinates; with shorter ones the threads cost more than they save
+SHARE = 1 << 20  # coordinates at least; a sum is long if there are two shares
 MOST_SHARES = 64
-PIECE = 1 << 18  # coordinates; without sparse products, what of the sum stays in a core's cache between two terms
+MOST_ROWS = 16  # that a processor fetches ahead of their use, side by side
+PIECE = 1 << 18  # coordinates; 1 MiB of float32, a usual second-level cache
 
 
 def weighted_sum(rows: Tensor, weights: npt.NDArray[np.float64], out: Tensor, add: bool = False) -> None:
@@ -44,7 +49,7 @@ def weighted_sum(rows: Tensor, weights: npt.NDArray[np.float64], out: Tensor, ad
             out.zero_()
     elif rows.dtype != out.dtype:
         _mixed_sum(rows, weights, out, add)
-    elif _sparse_products() and rows.itemsize >= 4:
+    elif out.shape[0] >= 2 * SHARE and len(chosen) <= MOST_ROWS and rows.itemsize >= 4 and _sparse_products():
         _sparse_sum(rows, chosen, weights[chosen], out, add)
     else:
         _piecewise_sum(rows, weights, out, add)
@@ -91,7 +96,7 @@ def _sparse_sum(
 
 
 def _piecewise_sum(rows: Tensor, weights: npt.NDArray[np.float64], out: Tensor, add: bool) -> None:
-    """A matrix-vector product per run of adjacent rows, in pieces, so that ``out`` goes to memory once."""
+    """A matrix-vector product per run of adjacent rows and piece."""
     length = out.shape[0]
     parts = [(rows[start:stop, :length].t(), out.new_tensor(weights[start:stop])) for start, stop in _runs(weights)]
     for begin in range(0, length, PIECE):

@@ -1,0 +1,250 @@
+"""From a configuration to what it speaks of. The cheap parts come first, so that a misspelt scheme is said at once."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gradcode import codes, delays, schemes
+from gradcode.cli.arguments import blamed, call, target
+from gradcode.cli.config import Choice, Given, ModelTable, Part
+from gradcode.cli.messages import allowed, with_nearest
+from gradcode.delays import DelayTable
+from gradcode.errors import ConfigError
+from gradcode.protocol import Cluster, Scheme
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from torch.utils.data import Dataset
+
+    from gradcode.session import Session
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What needs no torch: the scheme, and how long its workers take."""
+
+    scheme: Scheme
+    table: DelayTable | None
+
+
+def plan(given: Given) -> Plan:
+    """The scheme and the delays.
+
+    Raises:
+        ConfigError: names file, key, value and what is allowed.
+    """
+    return Plan(_scheme(given), _delays(given))
+
+
+def _scheme(given: Given) -> Scheme:
+    table, workers = given.config.scheme, given.config.cluster.workers
+    entries = {entry.name: entry for entry in schemes.available()}
+    if table.name not in entries:
+        raise given.refuse("scheme.name", f"is no scheme; it {allowed(table.name, entries)}")
+    construct = entries[table.name].construct
+    arguments = table.arguments
+    context: dict[str, Any] = {"workers": workers}
+    if _takes(construct, "code"):
+        if table.code is None:
+            raise ConfigError(
+                f"{given.source}: scheme.code is missing: scheme {table.name!r} needs a table [scheme.code] whose name "
+                f"{allowed('', codes.REGISTRY)}"
+            )
+        partitions = None if _takes(construct, "partitions") else arguments.pop("partitions", None)
+        context["code"] = _code(given, table.code, workers, partitions)
+    elif table.code is not None:
+        coded = [name for name, entry in entries.items() if _takes(entry.construct, "code")]
+        with_code = ", ".join(coded)
+        raise given.refuse("scheme.code", f"is not used by scheme {table.name!r}; schemes with a code: {with_code}")
+    scheme: Scheme = call(given, "scheme", construct, arguments, context)
+    return scheme
+
+
+def _code(given: Given, table: Choice, workers: int, partitions: int | None) -> codes.GradientCode:
+    if table.name not in codes.REGISTRY:
+        raise given.refuse("scheme.code.name", f"is no code; it {allowed(table.name, codes.REGISTRY)}")
+    context = {"workers": workers, "partitions": partitions, "rng": given.config.seed}
+    constructor = codes.REGISTRY[table.name].constructor
+    code: codes.GradientCode = call(given, "scheme.code", constructor, table.arguments, context)
+    return code
+
+
+def _takes(construct: Callable[..., Any], name: str) -> bool:
+    return name in inspect.signature(construct).parameters
+
+
+def _delays(given: Given) -> DelayTable | None:
+    cluster = given.config.cluster
+    if cluster.delays is None:
+        return None
+    seed = given.config.seed if cluster.seed is None else cluster.seed
+    try:
+        return delays.from_config(cluster.delays, "cluster.delays").table(cluster.workers, seed)
+    except (ValueError, TypeError, OSError) as error:
+        message = with_nearest(str(error).split("\n")[0])
+        if message.startswith("cluster.delays"):
+            message = re.sub(r"^(\S+): (\w+)=", r"\1.\2=", message)
+            raise ConfigError(f"{given.source}: {message}") from error
+        raise given.refuse("cluster.delays", f": {message}") from error
+
+
+def cluster(given: Given, table: DelayTable | None) -> Cluster:
+    """The cluster, not yet open."""
+    from gradcode.clusters import LocalCluster, SimulatedCluster
+
+    config = given.config.cluster
+    kind: Callable[..., Cluster] = LocalCluster if config.kind == "local" else SimulatedCluster
+    with blamed(given, "cluster", given.raw["cluster"]):
+        return kind(config.workers, table, seed=config.seed, **config.options)
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What is trained on what, and how."""
+
+    model: nn.Module
+    train: Dataset[Any]
+    test: Dataset[Any]
+    loss: Callable[[Any, Any], torch.Tensor]
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None
+
+
+def learning(given: Given) -> Learning:
+    """Model, data, loss, optimizer and scheduler; torch's generator is seeded first.
+
+    Raises:
+        ConfigError: names file, key, value and what is allowed.
+        GradcodeError: a dataset's files are missing.
+    """
+    import torch
+
+    torch.manual_seed(given.config.seed)
+    train, test = _data(given)
+    loss = _loss(given)
+    model = _model(given, train)
+    optimizer = _of_torch(given, "optimizer", given.config.optimizer, torch.optim, "Optimizer", model.parameters())
+    scheduler = None
+    if given.config.scheduler is not None:
+        home = torch.optim.lr_scheduler
+        scheduler = _of_torch(given, "scheduler", given.config.scheduler, home, "LRScheduler", optimizer)
+        if not hasattr(scheduler, "get_last_lr") or "metrics" in scheduler.step.__code__.co_varnames[1:2]:
+            raise given.refuse("scheduler.name", "steps by a metric, which a configuration cannot give it")
+    return Learning(model, train, test, loss, optimizer, scheduler)
+
+
+def _data(given: Given) -> tuple[Dataset[Any], Dataset[Any]]:
+    from gradcode.catalog import DATASETS
+
+    pair = _part(given, "data", given.config.data, DATASETS)
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        found = type(pair).__name__
+        raise given.refuse("data.target", f"must return (train, test), two map-style datasets, not a {found}")
+    return pair[0], pair[1]
+
+
+def _model(given: Given, train: Dataset[Any]) -> nn.Module:
+    from torch import nn
+
+    from gradcode.catalog import MODELS, shape_and_outputs
+
+    table, context = given.config.model, dict[str, Any]()
+    if table.target is None:
+        with blamed(given, "data", given.raw["data"]):
+            shape, outputs = shape_and_outputs(train)
+        context = {"shape": shape, "outputs": outputs}
+    model = _part(given, "model", table, MODELS, context)
+    if not isinstance(model, nn.Module):
+        raise given.refuse("model.target", f"must return a torch.nn.Module, not a {type(model).__name__}")
+    return model
+
+
+def _loss(given: Given) -> Callable[[Any, Any], torch.Tensor]:
+    from torch import nn
+
+    losses = {name: getattr(nn, name) for name in dir(nn) if name.endswith("Loss")}
+    short = {"cross_entropy": nn.CrossEntropyLoss, "mse": nn.MSELoss}
+    loss: Callable[[Any, Any], torch.Tensor] = _part(given, "loss", given.config.loss, {**short, **losses})
+    return loss
+
+
+def _part(
+    given: Given,
+    key: str,
+    table: Part | ModelTable,
+    known: Mapping[str, Callable[..., Any]],
+    context: Mapping[str, Any] | None = None,
+) -> Any:
+    """What the table names, built from its arguments."""
+    within = ".arguments" if isinstance(table, ModelTable) else ""
+    if table.target is not None:
+        return call(given, key, target(given, key, table.target), table.arguments, within=within)
+    assert table.name is not None
+    if table.name not in known:
+        raise given.refuse(f"{key}.name", f"{allowed(table.name, known)}; or give target instead of name")
+    return call(given, key, known[table.name], table.arguments, context, within=within)
+
+
+def _of_torch(given: Given, key: str, table: Choice, home: Any, base: str, subject: Any) -> Any:
+    """An optimizer over parameters, or a scheduler of an optimizer, by the name of its class."""
+    root = getattr(home, base)
+    known = {
+        name: own
+        for name, own in vars(home).items()
+        if isinstance(own, type) and issubclass(own, root) and own is not root and not name.startswith("_")
+    }
+    if table.name not in known:
+        raise given.refuse(f"{key}.name", f"is not in {home.__name__}; it {allowed(table.name, known)}")
+    return call(given, key, known[table.name], table.arguments, positional=(subject,))
+
+
+def session(given: Given, plan: Plan, parts: Learning) -> Session:
+    """The session, with its workers running.
+
+    Raises:
+        ConfigError: model, data, loss and batch do not fit together.
+        WorkerError: a worker could not start.
+    """
+    import torch
+
+    from gradcode.session import Session
+
+    config, options = given.config, given.config.session
+    for index, device in enumerate(options.devices):
+        try:
+            known = torch.device(device)
+        except RuntimeError as error:
+            raise given.refuse("session.devices", f'names no device in {device!r}; use "cpu" or "cuda:0"') from error
+        if known.type == "cuda" and (known.index or 0) >= torch.cuda.device_count():
+            raise given.refuse("session.devices", f"[{index}] is not there: {torch.cuda.device_count()} GPUs are seen")
+    dtype = None if options.reply_dtype is None else getattr(torch, options.reply_dtype)
+    machine = cluster(given, plan.table)
+    try:
+        return Session(
+            parts.model,
+            parts.loss,
+            parts.train,
+            config.batch_size,
+            plan.scheme,
+            machine,
+            config.seed,
+            optimizer=parts.optimizer,
+            sampling=options.sampling,
+            drop_last=options.drop_last,
+            micro_batch=options.micro_batch,
+            devices=options.devices,
+            reply_dtype=dtype,
+        )
+    except (ValueError, TypeError, RuntimeError, IndexError) as error:
+        message = str(error).split("\n")[0]
+        given_here = {"batch_size": config.batch_size, **options.model_dump()}
+        for key in given_here:
+            if f"{key}=" in message:
+                where = key if key == "batch_size" else f"session.{key}"
+                raise given.refuse(where, message.removeprefix(f"{key}={given_here[key]!r} ")) from error
+        raise ConfigError(f"{given.source}: [model], [data] and [loss] do not fit together: {message}") from error
