@@ -1,0 +1,172 @@
+"""What a configuration may say, and how a wrong one is answered."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gradcode.cli import build
+from gradcode.cli.config import Config, Given, changed, load
+from gradcode.cli.run import run
+from gradcode.errors import ConfigError, GradcodeError
+from gradcode.schemes import registry
+
+CODED = 'scheme={name="%s"%s}'
+
+# --set arguments, the key that the message must name, and what else it must say.
+WRONG = [
+    (["scheme.nam=x"], 'scheme.nam = "x"', "unknown key"),
+    (["scheme.name=codde"], 'scheme.name = "codde"', 'did you mean "coded"'),
+    (["scheme.deadline=-1"], "scheme.deadline = -1", "positive number of seconds"),
+    (["scheme.deadline=soon"], 'scheme.deadline = "soon"', "must be a number"),
+    (["scheme.workers=4"], "scheme.workers = 4", "cluster.workers"),
+    (['scheme={name="fastest", k=2.5}'], "scheme.k = 2.5", "integer"),
+    (['scheme={name="fastest", k=9}'], "scheme.k = 9", "from 1 to workers=4"),
+    (['scheme={name="fastest"}'], "scheme.k", "missing"),
+    (['scheme={name="coded"}'], "scheme.code", "fractional_repetition"),
+    (["scheme.name=uncoded"], "scheme.code = ", "not used by scheme"),
+    (["scheme.code.name=fractional_repitition"], "scheme.code.name", 'did you mean "fractional_repetition"'),
+    (["scheme.code.stragglers=4"], "scheme.code.stragglers = 4", "between 0 and 3"),
+    (["scheme.code.straglers=1"], "scheme.code.straglers = 1", 'did you mean "stragglers"'),
+    (["scheme.code.workers=4"], "scheme.code.workers = 4", "cluster.workers"),
+    (["batch_size=2"], "batch_size = 2", "cannot be split"),
+    (["batch_size=many"], 'batch_size = "many"', "integer"),
+    (["epochs=0"], "epochs = 0", "at least 1"),
+    (["seed=-1"], "seed = -1", "at least 0"),
+    (["epoch=3"], "epoch = 3", 'did you mean "epochs"'),
+    (["optimizer.name=SDG"], 'optimizer.name = "SDG"', 'did you mean "SGD"'),
+    (["optimizer.lr=-1"], "optimizer.lr = -1", "learning rate"),
+    (["optimizer.lr=fast"], 'lr = "fast"', "optimizer"),
+    (["optimizer.momentumm=1"], "optimizer.momentumm = 1", 'did you mean "momentum"'),
+    (["scheduler.name=Step"], 'scheduler.name = "Step"', 'did you mean "StepLR"'),
+    (["scheduler.step_size=often"], 'scheduler.step_size = "often"', "integer"),
+    (['scheduler={name="StepLR"}'], "scheduler.step_size", "missing"),
+    (["scheduler.name=ReduceLROnPlateau"], "scheduler", "step_size"),
+    (["scheduler.every=year"], 'scheduler.every = "year"', "epoch, iteration"),
+    (["loss.name=NLLos"], 'loss.name = "NLLos"', 'did you mean "NLLLoss"'),
+    (['loss={name="CrossEntropyLoss", reduction="sum"}'], "[loss]", "not a mean"),
+    (["model.name=mlq"], 'model.name = "mlq"', 'did you mean "mlp"'),
+    (["model.arguments.dropout=2.0"], "model.arguments.dropout = 2.0", "probability"),
+    (["model.arguments.hidden=8"], "model.arguments.hidden = 8", "list"),
+    (['model={name="cnn"}'], "[model.arguments]", "images"),
+    (["model.target=here:there"], 'target = "here:there"', "either name"),
+    (['model={target="no_such_module:make"}'], 'model.target = "no_such_module:make"', "cannot be imported"),
+    (['model={target="math:sqroot"}'], 'model.target = "math:sqroot"', 'did you mean "sqrt"'),
+    (['model={target="math"}'], 'model.target = "math"', "package.module:callable"),
+    (['data={target="os:getcwd"}'], 'data.target = "os:getcwd"', "(train, test)"),
+    (['data={name="mnist"}'], "data.path", "missing"),
+    (['data={name="mnist", path="nowhere"}'], "nowhere", "train-images-idx3-ubyte"),
+    (["data.classes=0"], "data.classes = 0", "at least 1"),
+    (["cluster.kind=remote"], 'cluster.kind = "remote"', "local, simulated"),
+    (["cluster.workers=0"], "cluster.workers = 0", "at least 1"),
+    (["cluster.threads=2"], "cluster.threads = 2", 'kind = "local"'),
+    (["cluster.losses=[[1, 2]]"], "cluster.losses", "at least 3 items"),
+    (["cluster.delays.law=paretto"], "cluster.delays.law='paretto'", 'did you mean "pareto"'),
+    (["cluster.delays.shape=-2.0"], "cluster.delays.shape=-2.0", "> 0"),
+    (["cluster.delays.shap=2.0"], "cluster.delays.shap=2.0", 'did you mean "shape"'),
+    (["cluster.delays=slow"], "cluster.delays='slow'", "number of seconds"),
+    (['cluster.delays={law="trace", path="nowhere.csv"}'], "cluster.delays", "nowhere.csv"),
+    (["session.sampling=all"], 'session.sampling = "all"', "placed, global"),
+    (["session.devices=['gpu']"], 'session.devices = ["gpu"]', "cuda:0"),
+    (["session.reply_dtype=int8"], 'session.reply_dtype = "int8"', "bfloat16"),
+    (["checkpoint.every=0"], "checkpoint.every = 0", "at least 1"),
+    (["scheme=3"], "scheme = 3", "table"),
+    (["seed.x=1"], "seed = 3", "no table"),
+    (["lr"], "lr", "KEY=VALUE"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "key", "allowed"), WRONG, ids=[wrong[0][0] for wrong in WRONG])
+def test_wrong_input_is_one_clear_message(config: Path, overrides: list[str], key: str, allowed: str) -> None:
+    with pytest.raises(GradcodeError) as caught:
+        run(load(config, overrides), config.parent / "run")
+    message = str(caught.value)
+    assert key in message and allowed in message
+    assert "Traceback" not in message
+    assert not (config.parent / "run").exists(), "nothing is left of a training that never began"
+    if not overrides[0].startswith(("seed.x", "lr", 'data={name="mnist", path')):
+        assert str(config) in message
+
+
+def test_every_wrong_key_is_said_at_once(config: Path) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)epochs.*bach_size"):
+        load(config, ["epochs=0", "bach_size=3"])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed = 1\nepochs 2", "is not TOML.*line 2"),
+        (b"\xff\xfe", "is not TOML"),
+        (None, "cannot read the configuration"),
+    ],
+)
+def test_a_file_that_is_no_configuration(tmp_path: Path, text: str | bytes | None, said: str) -> None:
+    path = tmp_path / "train.toml"
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError, match=said):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [("optimizer.lr=0.5", 0.5), ("optimizer.nesterov=true", True), ("optimizer.name=Adam", "Adam")],
+)
+def test_set_overrides_a_dotted_key(config: Path, override: str, value: object) -> None:
+    given = load(config, [override])
+    assert given.raw["optimizer"][override.partition("=")[0].split(".")[1]] == value
+    assert given.config.optimizer.name == ("Adam" if value == "Adam" else "SGD")
+
+
+def test_set_makes_tables(config: Path) -> None:
+    assert load(config, ["checkpoint.every=7"]).config.checkpoint.every == 7
+
+
+def test_workers_are_said_once(config: Path) -> None:
+    plan = build.plan(load(config, ["cluster.workers=6"]))
+    assert plan.scheme.workers == 6 and plan.table is not None and plan.table.workers == 6
+
+
+def test_partitions_reach_the_code(config: Path) -> None:
+    assert build.plan(load(config, ["scheme.partitions=8"])).scheme.partitions == 8
+    assert build.plan(load(config, ["scheme.code.partitions=8"])).scheme.partitions == 8
+    assert build.plan(load(config, ['scheme={name="uncoded", partitions=12}'])).scheme.partitions == 12
+
+
+def test_a_scheme_registered_later_works_by_name(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+
+    @registry.scheme("first_of", summary="waits for the first few", trade_off="for tests")
+    def first_of(workers: int, few: int, partitions: int | None = None) -> object:
+        return registry.by_name("fastest").construct(workers, few, partitions)
+
+    plan = build.plan(load(config, ['scheme={name="first_of", few=3}']))
+    assert repr(plan.scheme) == "fastest(workers=4, k=3)"
+    with pytest.raises(ConfigError, match=r"scheme\.fewer = 3: unknown key; known are few, partitions"):
+        build.plan(load(config, ['scheme={name="first_of", fewer=3}']))
+
+
+def test_changed_names_dotted_keys(config: Path) -> None:
+    before, now = load(config).resolved(), load(config, ["optimizer.lr=0.5"]).resolved()
+    assert changed(before, now) == [("optimizer.lr", "0.1", "0.5")]
+    assert changed(before, before) == []
+
+
+def test_codes_lists_every_entry(capsys: pytest.CaptureFixture[str]) -> None:
+    from gradcode.cli.codes import codes
+    from gradcode.codes import REGISTRY
+    from gradcode.schemes import available
+
+    codes()
+    printed = capsys.readouterr().out
+    for name in [*REGISTRY, *(entry.name for entry in available())]:
+        assert re.search(rf"│ {name} +│", printed), name
+
+
+def test_the_example_is_a_valid_configuration() -> None:
+    given = load(Path(__file__).parents[2] / "examples" / "digits.toml")
+    assert isinstance(given, Given) and isinstance(given.config, Config)
+    assert build.plan(given).scheme.workers == 8
