@@ -266,7 +266,7 @@ def with_straggler(workers: int, parameters: float, pairs: int, iterations: int,
     master = [a.master / b for (a, _), b in zip(rows, ddp_over, strict=True)]
     beyond = [a / b for a, b in zip(over, ddp_over, strict=True)]
     print(
-        f"(b) N={workers} L={parameters:.0e}: mean bounds coded {own_bound.mean():.3f} s, DDP {ddp_bound.mean():.3f} s, "
+        f"(b) N={workers} L={parameters:.0e}: bounds coded {own_bound.mean():.3f} s, DDP {ddp_bound.mean():.3f} s, "
         f"fluid {fluid.mean():.3f} s; {ratios('DDP/gradcode', speed)}; {ratios('gradcode/bound', bound)}; "
         f"{ratios('master/DDP overhead', master)}; {ratios('overhead/DDP overhead', beyond)}; "
         f"DDP overhead {np.median(ddp_over) * 1e3:.1f} ms, ours {np.median(over) * 1e3:.1f} ms, "

@@ -152,6 +152,16 @@ class Layout:
             return self.codec.size(self.width(length), itemsize)
         return self.width(length) * itemsize
 
+    def row_shape(self, length: int, itemsize: int) -> tuple[int, int]:
+        """Items of one row, and from row to row; an item is a coordinate, or a byte where there is a codec.
+
+        Rows begin on cache lines, 16 coordinates of float32, which also lets a decoder cut them into equal shares for
+        its threads.
+        """
+        item = itemsize if self.codec is None else 1
+        items, line = self.row_bytes(length, itemsize) // item, 64 // item
+        return items, -(-items // line) * line
+
 
 @dataclass(frozen=True, slots=True)
 class Order:

@@ -31,6 +31,7 @@ from gradcode.training.sampling import Sampling
 
 WORKERS, SEED, BATCH = 8, 9, 48
 TESTS = Path(__file__).parent.parent
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes through /proc")
 
 
 @contextmanager
@@ -81,6 +82,7 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20.0) 
         time.sleep(0.02)
 
 
+@needs_proc
 def test_training_goes_on_under_kills_and_stops() -> None:
     """Somebody sends SIGKILL, SIGSTOP and SIGCONT to random workers all the time; every gradient is exact."""
     rng = np.random.default_rng(1)
@@ -152,6 +154,7 @@ def test_a_stopped_worker_does_not_hold_up_the_master_and_comes_back() -> None:
         wait_until(answers, "worker 3 takes part again")
 
 
+@needs_proc
 def test_patience_turns_silence_into_a_loss() -> None:
     with session(schemes.uncoded(WORKERS), patience=0.5) as (opened, cluster, reports):
         steps = endless(opened)
@@ -280,6 +283,7 @@ def test_a_cluster_serves_one_session() -> None:
     cluster.close()  # again: nothing happens
 
 
+@needs_proc
 def test_an_exception_in_the_loop_leaves_nothing() -> None:
     pids: list[int | None] = []
     with pytest.raises(ZeroDivisionError), session(schemes.uncoded(4)) as (opened, cluster, _):  # noqa: PT012
@@ -377,7 +381,7 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes through /proc")
+@needs_proc
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_nothing_is_left_of_a_master_that_ends(master: subprocess.Popen[str], how: signal.Signals) -> None:
     shared = set(Path("/dev/shm").iterdir()) if Path("/dev/shm").exists() else set()
@@ -401,6 +405,7 @@ def test_nothing_is_left_of_a_master_that_ends(master: subprocess.Popen[str], ho
         assert set(Path("/dev/shm").iterdir()) <= shared
 
 
+@needs_proc
 def test_leaving_the_block_leaves_no_process(tmp_path: Path) -> None:
     """Not even Python's fork server: the last cluster takes it along."""
     script = tmp_path / "leave.py"

@@ -256,3 +256,9 @@ def test_both_clusters_refuse_alike(kind: str) -> None:
         Trial(kind, gradcode.schemes.uncoded(8))
     with pytest.raises(ValueError, match="workers=4 must be 3"):
         Trial(kind, gradcode.schemes.uncoded(4), delays=DelayTable.from_array(np.zeros((2, 3))))
+
+
+def test_scripted_losses_are_checked() -> None:
+    with pytest.raises(ValueError, match=r"losses: \(0, 4, 0.1\) must be \(iteration, worker, seconds\)"):
+        gradcode.SimulatedCluster(4, losses=[(0, 4, 0.1)])
+    assert gradcode.SimulatedCluster(4, losses=[[1.0, 2.0, 0.5]])._losses == [(1, 2, 0.5)]

@@ -159,9 +159,9 @@ def test_every_number_of_threads_gives_the_same_bits() -> None:
 def test_the_first_sum_of_a_process_warns_of_nothing() -> None:
     program = """
 import numpy as np, torch
-from gradcode.schemes.decoding import weighted_sum
-out = torch.empty(4)
-weighted_sum(torch.ones(2, 4), np.ones(2), out)
+from gradcode.schemes.decoding import SHARE, weighted_sum
+out = torch.empty(2 * SHARE)
+weighted_sum(torch.ones(2, 2 * SHARE), np.ones(2), out)
 assert (out == 2).all()
 """
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)

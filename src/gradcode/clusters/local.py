@@ -159,12 +159,12 @@ class LocalCluster:
             raise
 
     def _open(self, source: Source, layout: Layout, seed: int, like: Tensor, reply_dtype: torch.dtype) -> None:
-        row = layout.row_bytes(source.length, reply_dtype.itemsize)
+        items, pitch = layout.row_shape(source.length, reply_dtype.itemsize)
         row_dtype = torch.uint8 if layout.codec is not None else reply_dtype
         self._regions = {
             "parameters": Region((source.length,), like.dtype),
             "buffers": Region((source.buffers,), torch.float64),
-            "rows": Region((layout.rows, row // row_dtype.itemsize), row_dtype),
+            "rows": Region((layout.rows, pitch), row_dtype),
             "memory": Region((layout.memory, 2, source.length), like.dtype),
             "statistics": Region((self.workers, source.partitions, source.statistics), torch.float64),
             "wanted": Region((layout.slots,), torch.int64),
@@ -177,7 +177,7 @@ class LocalCluster:
         self._arena = Arena(self._regions)
         self._resources.callback(self._arena.close)
         self.parameters, self.buffers = self._arena["parameters"], self._arena["buffers"]
-        self.rows = self._arena["rows"]
+        self.rows = self._arena["rows"][:, :items]
         self.memory = self._arena["memory"] if layout.memory else None
         self._wanted, self._taken = self._arena["wanted"].numpy(), self._arena["taken"].numpy()
         self._wanted.fill(-1)
@@ -185,7 +185,7 @@ class LocalCluster:
         self._book = OrderBook(-1, source, layout, self.rows, None, seed, self.parameters)
         self._table = delay_table(self._delays, self.workers, seed if self._seed is None else self._seed)
         self._source = source
-        self._parcel = _packed(source, layout, seed)
+        self._parcel = _packed(source, layout, items, seed)
         self._resources.callback(os.close, self._parcel.fd)
         self._hands = [Hand(worker, self._selector, self._taken[worker : worker + 1]) for worker in range(self.workers)]
         for hand in self._hands:
@@ -437,9 +437,9 @@ class LocalCluster:
                 )
 
 
-def _packed(source: Source, layout: Layout, seed: int) -> Parcel:
+def _packed(source: Source, layout: Layout, items: int, seed: int) -> Parcel:
     try:
-        return pack(process.Cargo(source, layout, seed))
+        return pack(process.Cargo(source, layout, items, seed))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise GradcodeError(
             f"the model, the loss or the dataset cannot be sent to worker processes: {error}. Define classes and "

@@ -41,10 +41,11 @@ class Setup(NamedTuple):
 
 
 class Cargo(NamedTuple):
-    """What all workers share, packed once."""
+    """What all workers share, packed once; ``items`` is the length of a row."""
 
     source: Source
     layout: Layout
+    items: int
     seed: int
 
 
@@ -89,7 +90,8 @@ class _Loop:
         parameters = arena["parameters"]
         cargo.source.bind(parameters, arena["buffers"], self.worker)
         memory = arena["memory"] if cargo.layout.memory else None
-        self.book = OrderBook(self.worker, cargo.source, cargo.layout, arena["rows"], memory, cargo.seed, parameters)
+        rows = arena["rows"][:, : cargo.items]
+        self.book = OrderBook(self.worker, cargo.source, cargo.layout, rows, memory, cargo.seed, parameters)
         self.inbox = Inbox(setup.orders.fd, arena["taken"].numpy()[self.worker : self.worker + 1])
         self.counted = 0
         self.busy_until = 0.0

@@ -88,7 +88,7 @@ class SimulatedCluster:
         delays: Delays | DelaySource | DelayTable | None = None,
         *,
         abandon: Literal["instant", "partition"] = "instant",
-        losses: Sequence[ScriptedLoss | tuple[int, int, float]] = (),
+        losses: Sequence[Sequence[float]] = (),
         restart: float = 0.0,
         on_shortfall: OnShortfall = "wait",
         seed: int | None = None,
@@ -103,7 +103,7 @@ class SimulatedCluster:
         self.on_shortfall = on_shortfall
         self._delays, self._seed = delays, seed
         self._abandon, self._restart = abandon, restart
-        self._losses = [ScriptedLoss(*loss) for loss in losses]
+        self._losses = [_scripted(loss, workers) for loss in losses]
         self._now = 0.0
         self._table: DelayTable | None = None
 
@@ -119,11 +119,9 @@ class SimulatedCluster:
         self._layout = layout
         self.parameters = like.new_zeros(source.length)
         self.buffers = torch.zeros(source.buffers, dtype=torch.float64)
-        width = layout.row_bytes(source.length, reply_dtype.itemsize)
-        if layout.codec is None:
-            self.rows = torch.zeros(layout.rows, width // reply_dtype.itemsize, dtype=reply_dtype)
-        else:
-            self.rows = torch.zeros(layout.rows, width, dtype=torch.uint8)
+        items, pitch = layout.row_shape(source.length, reply_dtype.itemsize)
+        row_dtype = reply_dtype if layout.codec is None else torch.uint8
+        self.rows = torch.zeros(layout.rows, pitch, dtype=row_dtype)[:, :items]
         self.memory = like.new_zeros(layout.memory, 2, source.length) if layout.memory else None
         self._source.bind(self.parameters, self.buffers, 0)
         self._books = [
@@ -313,6 +311,19 @@ class _Run:
 
 def _always(order: Order) -> bool:
     return True
+
+
+def _scripted(loss: Sequence[float], workers: int) -> ScriptedLoss:
+    """A scripted loss as a user may write it.
+
+    Raises:
+        ValueError: it is not (iteration, worker, seconds).
+    """
+    if len(loss) != 3 or loss[0] != int(loss[0]) or loss[1] not in range(workers) or not loss[2] >= 0:
+        raise ValueError(
+            f"losses: {tuple(loss)} must be (iteration, worker, seconds), the worker from 0 to {workers - 1}"
+        )
+    return ScriptedLoss(int(loss[0]), int(loss[1]), float(loss[2]))
 
 
 def delay_table(delays: Delays | DelaySource | DelayTable | None, workers: int, seed: int) -> DelayTable | None:

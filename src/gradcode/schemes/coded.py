@@ -29,6 +29,7 @@ class Coded(RowScheme):
         self.partitions = code.partitions
         self.code = code
         self._roundoff = roundoff(code.dtype)
+        self._fewest = -(-code.partitions // code.load)  # fewer workers do not hold all partitions
         # A worker that holds nothing never answers, and is not missed.
         self._idle = frozenset(worker for worker, held in enumerate(code.placement) if not len(held))
 
@@ -37,7 +38,7 @@ class Coded(RowScheme):
         return f"coded({self.code!r}{deadline})"
 
     def _suffice(self, arrived: set[int], iteration: Iteration) -> bool:
-        return self.code.decodable(self._idle | arrived)
+        return len(arrived) >= self._fewest and self.code.decodable(self._idle | arrived)
 
     def _weights(self, arrived: set[int], iteration: Iteration) -> Weights:
         decoding = self.code.decode(arrived)

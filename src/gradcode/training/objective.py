@@ -194,6 +194,8 @@ class ModelObjective:
             parameter.data = view
         self.model.train()
         self._views: list[Tensor] = []
+        self._sizes: list[int] = []
+        self._total, self._sizes_of = 0, -1
         self._views_of: tuple[int, int] = (0, 0)
         for index, parameter in enumerate(self.trainable):
             parameter.register_post_accumulate_grad_hook(self._landing(index))  # type: ignore[no-untyped-call]
@@ -205,7 +207,9 @@ class ModelObjective:
 
     def accumulate(self, number: int, partition: int, coefficient: float, out: Tensor, first: bool) -> Floats:
         """Adds ``coefficient``·g_partition to ``out`` (length,), see ``Source``; g_j = (n_j/n)·∇(mean loss on j)."""
-        sizes = self.sampling.sizes(number)
+        if self._sizes_of != number:
+            sizes = self.sampling.sizes(number)
+            self._sizes, self._total, self._sizes_of = sizes.tolist(), int(sizes.sum()), number
         target = self._gradient if self._staged else out
         if self._views_of != (target.data_ptr(), target.shape[0]):
             self._views, self._views_of = self.split(target), (target.data_ptr(), target.shape[0])
@@ -213,12 +217,12 @@ class ModelObjective:
             for parameter in self.trainable:
                 parameter.grad = None
         statistics = np.zeros(self.statistics)
-        own, total = int(sizes[partition]), int(sizes.sum())
+        own, total = self._sizes[partition], self._total
         if not own:
             return statistics
         indices = self.sampling.indices(number, partition)
         self._restore_buffers()
-        self._touched = np.zeros(len(self.trainable), dtype=np.bool_)
+        self._touched = statistics[1 + self.buffers :]
         step = self.micro_batch or own
         for begin in range(0, own, step):
             chosen = indices[begin : begin + step]
@@ -229,7 +233,6 @@ class ModelObjective:
                 (loss * (coefficient * len(chosen) / total)).backward()  # type: ignore[no-untyped-call]
             statistics[0] += loss.item() * len(chosen) / own
         self._save_buffers(statistics[1 : 1 + self.buffers])
-        statistics[1 + self.buffers :] = self._touched
         return statistics
 
     def finish(self, out: Tensor) -> None:
@@ -249,7 +252,7 @@ class ModelObjective:
         def land(parameter: Tensor) -> None:
             view, gradient = self._views[index], parameter.grad
             assert gradient is not None
-            self._touched[index] = True
+            self._touched[index] = 1.0
             if gradient is not view:
                 if gradient.is_sparse:
                     raise ValueError(SPARSE)
