@@ -7,8 +7,9 @@ this module does not load torch.
 Rules that every cluster keeps
     * Every ``start`` has a new ``serial``, never used again while the cluster lives. What bears another serial is
       dropped, errors and NaN included: it may have read parameters in the middle of an optimizer step.
-    * A row is written by one process for one order at a time and stays untouched from its reply until the next
-      ``start``. Two orders whose answers are both wanted have different rows or blocks.
+    * A row belongs to one worker, is written by one process for one order at a time, and stays untouched from its
+      reply until the next ``start``. Two orders whose answers are both wanted have different rows or blocks.
+    * A slot is used once per iteration. An order for a worker that is gone for good is dropped.
     * All replies of a worker come before its :class:`Loss`. A lost worker is started again and, after ``lose``,
       given its open orders again, within the same iteration.
     * At equal times: replies, then losses (both by worker index), then the deadline.

@@ -200,6 +200,7 @@ class Session:
         self._homes = objective.split(cluster.parameters)
         self._moved: deque[float] = deque(maxlen=scheme.layout.history or 1)
         self._before: Tensor | None = None
+        self._before_of = -1
         self.closed = False
 
     def __enter__(self) -> Self:
@@ -228,11 +229,11 @@ class Session:
     def close(self) -> None:
         """Gives the model memory of its own again and closes the cluster."""
         if not self.closed:
-            self.closed = True
             with torch.no_grad():
                 for parameter in self.objective.trainable:
                     parameter.data = parameter.data.clone()
             self.cluster.close()
+            self.closed = True
 
     def state_dict(self) -> dict[str, Any]:
         """Iteration, scheme and memories; the model and the optimizer have states of their own."""
@@ -283,15 +284,12 @@ class Session:
             self._target,
             self.cluster.alive(),
             self.objective.sizes(number),
-            self._history(),
+            self._history(number),
         )
         self._serial += 1
         self.objective.store_buffers(self.cluster.buffers)
         began = self.cluster.clock()
         outcome = self.cluster.run(self.scheme, iteration)
-        decoding = time.monotonic()
-        self.scheme.gradient(self.cluster.rows, self._gradient)
-        decoded = time.monotonic()
         loss = float(outcome.statistics[0])
         heard = not np.isnan(outcome.statistics).all()  # else no reply held a sample
         if heard and not math.isfinite(loss):
@@ -299,6 +297,9 @@ class Session:
                 f"the loss of iteration {number} is {loss}; no parameter was changed by it. Look at the learning "
                 f"rate, the loss and the data, and go on from the last checkpoint"
             )
+        decoding = time.monotonic()
+        self.scheme.gradient(self.cluster.rows, self._gradient)
+        decoded = time.monotonic()
         if heard:
             self.objective.load_buffers(torch.from_numpy(outcome.statistics[1 : 1 + self.objective.buffers]))
         used = self.objective.used(outcome.statistics)
@@ -330,15 +331,15 @@ class Session:
             home.copy_(values)
             parameter.data = home
 
-    def _history(self) -> StepHistory:
+    def _history(self, number: int) -> StepHistory:
         """What the last steps did, for schemes that ask for it."""
         rate = float("nan") if self.optimizer is None else float(self.optimizer.param_groups[0]["lr"])
         if not self.scheme.layout.history:
             return StepHistory(rate)
         parameters = self.cluster.parameters
-        if self._before is not None:
+        if self._before is not None and number != self._before_of:
             self._moved.appendleft(float((parameters - self._before).square().sum()))
-        self._before = parameters.clone()
+        self._before, self._before_of = parameters.clone(), number
         return StepHistory(rate, tuple(self._moved))
 
     def _tell(

@@ -300,28 +300,31 @@ class SecondStage(Toy):
 
     def __init__(self, workers: int) -> None:
         super().__init__(workers)
-        # The helper's second answer must not overwrite its first: it has a row of its own.
+        # A helper's second answer must not overwrite its first: every worker has a second row.
         self.layout = Layout(rows=2 * workers, slots=2 * workers)
 
     def start(self, iteration: Iteration) -> Actions:
         self.begin(iteration)
         self.have: dict[int, int] = {}
+        self.second = False
         return [Order(w, iteration.serial, w, w, one(w)) for w in range(self.workers)]
 
     def receive(self, reply: Reply) -> Actions:
-        abandoned = [slot for partition in reply.order.combination for slot in (partition, self.workers + partition)]
-        for partition in reply.order.combination:
-            self.have.setdefault(partition, reply.order.row)
+        if self.second and reply.order.row < self.workers:
+            return ()  # late: somebody else has its partition in a sum
+        self.have.update(dict.fromkeys(reply.order.combination, reply.order.row))
         self.done = len(self.have) == self.partitions
-        return [Abandon(tuple(abandoned))]
+        return ()
 
     def expire(self) -> Actions:
         assert self.iteration is not None
+        self.second = True
         helper = min(self.have)
-        missing = [partition for partition in range(self.partitions) if partition not in self.have]
-        return [Order(helper, self.iteration.serial, self.workers + j, self.workers + j, one(j)) for j in missing]
+        missing = Combination({j: 1.0 for j in range(self.partitions) if j not in self.have})
+        order = Order(helper, self.iteration.serial, self.workers + helper, self.workers + helper, missing)
+        return [Abandon(tuple(missing)), order]
 
     def gradient(self, rows: Tensor, out: Tensor) -> None:
         out.zero_()
-        for row in self.have.values():
+        for row in set(self.have.values()):
             out += rows[row, : out.shape[0]]

@@ -59,8 +59,12 @@ class Ledger:
     workers: int
     iteration: Iteration
     statistics: int
+    slots: int
+    owners: dict[int, int]  # row -> worker, for the cluster's life
     arrivals: Floats = field(init=False)
     open: dict[int, Order] = field(default_factory=dict)
+    alive: set[int] = field(init=False)
+    used: set[int] = field(default_factory=set)  # slots
     asked: set[int] = field(default_factory=set)
     heard: set[int] = field(default_factory=set)
     lost: set[int] = field(default_factory=set)
@@ -74,6 +78,7 @@ class Ledger:
 
     def __post_init__(self) -> None:
         self.arrivals = np.full(self.workers, np.nan)
+        self.alive = set(self.iteration.workers)
 
     def take(self, reply: Reply) -> None:
         """Books an answer: its time, its bytes, and the statistics of partitions not heard of before."""
@@ -151,27 +156,37 @@ def iterate(scheme: Scheme, ledger: Ledger, on_shortfall: OnShortfall = "wait") 
                 mine = [slot for slot, order in ledger.open.items() if order.worker == worker]
                 again = [ledger.open[slot] for slot in mine] if event.returning else []
                 if not event.returning:
+                    ledger.alive.discard(worker)
                     for slot in mine:
                         del ledger.open[slot]
                 actions = scheme.lose(worker)
                 cancelled = {slot for action in actions if isinstance(action, Abandon) for slot in action.slots}
                 again = [order for order in again if order.slot not in cancelled]
             case Failure(worker=worker):
-                ledger.failures.append(event)
-                for slot in [slot for slot, order in ledger.open.items() if order.worker == worker]:
-                    del ledger.open[slot]
-                actions = scheme.lose(worker)
+                dropped = tuple(slot for slot, order in ledger.open.items() if order.worker == worker)
+                if dropped:  # else it is one more error of orders that are given up already
+                    ledger.failures.append(event)
+                    actions = [Abandon(dropped), *scheme.lose(worker)]
             case Expired():
                 expired_at = scheme.deadline
                 actions = scheme.expire()
 
 
 def _book(actions: Sequence[Order | Abandon], ledger: Ledger) -> tuple[list[Order], tuple[int, ...]]:
-    """Enters new orders and abandoned slots; what is both, in this order, is never sent."""
+    """Enters new orders and abandoned slots; what is both, in this order, is never sent.
+
+    An order for a worker that is gone is not entered: nobody would answer it.
+
+    Raises:
+        ValueError: the scheme breaks a rule of the protocol.
+    """
     orders: dict[int, Order] = {}
     abandoned: list[int] = []
     for action in actions:
         if isinstance(action, Order):
+            _check(action, ledger)
+            if action.worker not in ledger.alive:
+                continue
             orders[action.slot] = ledger.open[action.slot] = action
             ledger.asked.add(action.worker)
         else:
@@ -180,6 +195,17 @@ def _book(actions: Sequence[Order | Abandon], ledger: Ledger) -> tuple[list[Orde
                 ledger.open.pop(slot, None)
                 abandoned.append(slot)
     return list(orders.values()), tuple(abandoned)
+
+
+def _check(order: Order, ledger: Ledger) -> None:
+    if not 0 <= order.slot < ledger.slots or order.slot in ledger.used:
+        raise ValueError(
+            f"slot {order.slot} of {order!r} must be a new one of the {ledger.slots} that the scheme's layout has"
+        )
+    ledger.used.add(order.slot)
+    # A worker that ends what nobody wants any more writes its own rows only, so they are never another's.
+    if ledger.owners.setdefault(order.row, order.worker) != order.worker:
+        raise ValueError(f"row {order.row} of {order!r} belongs to worker {ledger.owners[order.row]}")
 
 
 def _fall_short(scheme: Scheme, ledger: Ledger, on_shortfall: OnShortfall) -> Sequence[Order | Abandon]:

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from gradcode.clusters import process
 from gradcode.clusters.post import Descriptor, Message, Outbox, PlannedOrder, Record, Records
+from gradcode.clusters.process import Setup, main
 from gradcode.errors import WorkerError
 
 Occasion = Literal["orders", "records", "death"]
@@ -36,7 +36,8 @@ class Hand:
         self.gone = False  # it is not started again
         self.deaths = 0  # in a row, without a reply between them
         self.again = 0.0  # when to start it again; 0: it runs
-        self.heard = 0.0  # when it last said anything, or was started, or was given work
+        self.heard = 0.0  # when it last said anything, or was started
+        self._asked = 0.0  # when it was first given work after that
         self._selector, self._taken = selector, taken
         self._process: BaseProcess | None = None
         self._outbox: Outbox | None = None
@@ -51,11 +52,16 @@ class Hand:
         return None if self._process is None else self._process.pid
 
     @property
+    def silent_since(self) -> float:
+        """Since when it owes an answer and says nothing."""
+        return max(self.heard, self._asked)
+
+    @property
     def unread(self) -> int:
         """Messages that lie unread in the pipe."""
         return 0 if self._outbox is None else self._outbox.unread
 
-    def start(self, context: ForkServerContext, setup: Callable[[Descriptor, Descriptor], process.Setup]) -> None:
+    def start(self, context: ForkServerContext, setup: Callable[[Descriptor, Descriptor], Setup]) -> None:
         """Starts a process; it takes its time, and orders wait in its pipe.
 
         Raises:
@@ -66,9 +72,7 @@ class Hand:
         self._outbox, self._records = Outbox(orders_out, self._taken), Records(records_in)
         try:
             arguments = (setup(Descriptor(orders_in), Descriptor(records_out)),)
-            child = context.Process(
-                target=process.main, args=arguments, name=f"gradcode-worker-{self.worker}", daemon=True
-            )
+            child = context.Process(target=main, args=arguments, name=f"gradcode-worker-{self.worker}", daemon=True)
             child.start()
         except (EOFError, ConnectionError):
             self.forget()
@@ -94,7 +98,8 @@ class Hand:
             self._held_back = [held for held in self._held_back if held[1].serial == message.serial]
             self._held_back.append((orders, message))
         else:
-            self.heard = max(self.heard, message.sent)
+            if self._asked <= self.heard:
+                self._asked = message.sent
             self._outbox.send(orders, message)
             self._watch_writing()
 
@@ -115,22 +120,23 @@ class Hand:
 
     def forget(self) -> None:
         """Waits for the end of a process that is dead or killed, and closes its pipes."""
-        if self._process is not None:
-            self._process.join()
-        for descriptor in (self._death, -1 if self._records is None else self._records.fd):
+        # Each thing is forgotten before it is closed: an interruption in between must not close it twice.
+        self.ready = self._writing = False
+        process, self._process = self._process, None
+        ends: list[Outbox | Records] = [end for end in (self._outbox, self._records) if end is not None]
+        self._outbox = self._records = None
+        death, self._death = self._death, -1
+        if process is not None:
+            process.join()
+        for descriptor in (death, *(end.fd for end in ends)):
             if descriptor >= 0 and descriptor in self._selector.get_map():
                 self._selector.unregister(descriptor)
-        if self._writing and self._outbox is not None:
-            self._selector.unregister(self._outbox.fd)
-        for end in (self._outbox, self._records):
-            if end is not None:
-                end.close()
-        if self._process is not None:
-            if self._death not in (-1, self._process.sentinel):
-                os.close(self._death)
-            self._process.close()
-        self._process = self._outbox = self._records = None
-        self._death, self._writing, self.ready = -1, False, False
+        for end in ends:
+            end.close()
+        if process is not None:
+            if death not in (-1, process.sentinel):
+                os.close(death)
+            process.close()
 
     def _watch_writing(self) -> None:
         """A half-written message goes on as soon as its pipe has room."""
@@ -150,6 +156,6 @@ def _death_of(child: BaseProcess) -> int:
     if hasattr(os, "pidfd_open") and child.pid is not None:
         try:
             return os.pidfd_open(child.pid)
-        except ProcessLookupError:
+        except OSError:  # it is gone already, or the kernel forbids it
             pass
     return child.sentinel

@@ -40,6 +40,7 @@ from gradcode.protocol import (
     Event,
     Expired,
     Failure,
+    Floats,
     Iteration,
     Layout,
     Loss,
@@ -52,7 +53,8 @@ from gradcode.protocol import (
 )
 
 _GIVE_UP = 3  # deaths in a row, without a reply between them, after which a worker is not started again
-_LONGEST_PAUSE = 30.0
+_LONGEST_PAUSE = 30.0  # seconds
+_LONGEST_WAIT = 3600.0  # seconds: more than that the kernel's timers may not take
 
 
 class LocalCluster:
@@ -116,6 +118,7 @@ class LocalCluster:
         self._serial = -1  # of the iteration that runs; −1: none
         self._open_orders: dict[int, Order] = {}
         self._between_iterations: list[tuple[int, Record]] = []
+        self._owners: dict[int, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -252,12 +255,12 @@ class LocalCluster:
         self._between()
         self._start_time = time.monotonic()
         self._serial, self._number = iteration.serial, iteration.number
-        self._ledger = Ledger(self.workers, iteration, self._source.statistics)
+        self._ledger = Ledger(self.workers, iteration, self._source.statistics, scheme.layout.slots, self._owners)
         for worker, record in self._between_iterations:
             self._book_work(worker, record, False)
         self._between_iterations.clear()
         self._compute = compute_times(self._table, iteration.number, self.workers)
-        self._stage, self._stages = 0, dict[int, int]()
+        self._stage, self._stages, self._transport = 0, dict[int, int](), dict[int, Floats]()
         self._ordered, self._last = 0.0, self._start_time
         driver = iterate(scheme, self._ledger, self.on_shortfall)
         event: Event | None = None
@@ -295,23 +298,30 @@ class LocalCluster:
         for slot in wait.abandoned:
             self._wanted[slot] = -1
         orders: dict[int, list[Order]] = {}
+        fresh = [order.slot for order in wait.orders if order.slot not in self._stages]
+        self._stages.update(dict.fromkeys(fresh, self._stage))
+        self._stage += bool(fresh)
+        # A worker whose loss the scheme has yet to hear of gets its open orders, these among them, after that.
+        lost = {event.worker for event in self._events if isinstance(event, Loss)}
         for order in wait.orders:
-            self._stages.setdefault(order.slot, self._stage)
-            orders.setdefault(order.worker, []).append(order)
-            self._wanted[order.slot] = order.serial
-        if orders:
-            self._stage += 1
+            if order.worker not in lost:
+                orders.setdefault(order.worker, []).append(order)
+                self._wanted[order.slot] = order.serial
         now = time.monotonic()
         for worker, mine in orders.items():
             planned = tuple(PlannedOrder.of(order) for order in mine)
-            stage = min(self._stages[mine[0].slot], self._compute.shape[1] - 1)
-            size = NOTICE_BYTES if mine[0].hold else self._book.size(mine[0])
-            transport = 0.0
-            if self._table is not None:
-                transport = float(self._table.communicate(self._number, size)[worker])
-            pace = float(self._compute[worker, stage])
-            message = Message(self._serial, self._number, now, 0, None, pace, transport)
-            self._hands[worker].post(planned, message)
+            delays = tuple(self._delays_of(order) for order in mine)
+            self._hands[worker].post(planned, Message(self._serial, self._number, now, 0, None, delays))
+
+    def _delays_of(self, order: Order) -> tuple[float, float]:
+        """Injected seconds per unit of load of an order, and those of its answer's message."""
+        if self._table is None:
+            return 0.0, 0.0
+        stage = min(self._stages[order.slot], self._compute.shape[1] - 1)
+        size = NOTICE_BYTES if order.hold else self._book.size(order)
+        if size not in self._transport:
+            self._transport[size] = self._table.communicate(self._number, size)
+        return float(self._compute[order.worker, stage]), float(self._transport[size][order.worker])
 
     def _next(self, wait: Wait) -> Event:
         self._open_orders = dict(wait.open)
@@ -340,10 +350,12 @@ class LocalCluster:
         times = [hand.again for hand in self._hands if hand.again]
         if self.patience is not None and self._serial >= 0:
             owing = {order.worker for order in self._open_orders.values()}
-            times += [self._hands[w].heard + self.patience for w in owing if self._hands[w].pid]
+            times += [self._hands[w].silent_since + self.patience for w in owing if self._hands[w].ready]
         if times:
             soonest = max(0.0, min(times) - now)
             seconds = soonest if seconds is None else min(seconds, soonest)
+        if seconds is not None:
+            seconds = min(seconds, _LONGEST_WAIT)  # whoever waits asks again
         records: list[tuple[Hand, Record]] = []
         dead: list[Hand] = []
         for key, _ in self._selector.select(seconds):
@@ -404,10 +416,10 @@ class LocalCluster:
         hand.deaths += 1
         hand.gone = not self._up or (hand.deaths > _GIVE_UP and self.on_shortfall != "wait")
         if not hand.gone:
-            pause = 0.0 if hand.deaths <= 2 else min(_LONGEST_PAUSE, 0.1 * 2.0 ** (hand.deaths - 2))
-            if pause:
-                hand.again = time.monotonic() + pause
-            else:
+            pause = 0.0 if hand.deaths <= 2 else min(_LONGEST_PAUSE, 0.1 * 2.0 ** min(hand.deaths - 2, 10))
+            # Also where there is no pause: if starting it is interrupted, the next look at it tries again.
+            hand.again = time.monotonic() + pause
+            if not pause:
                 self._start(hand)
         if self._serial >= 0:
             now = time.monotonic() - self._start_time
@@ -419,7 +431,7 @@ class LocalCluster:
         now = time.monotonic()
         for worker in {order.worker for order in self._open_orders.values()}:
             hand = self._hands[worker]
-            if hand.ready and now - hand.heard > self.patience:
+            if hand.ready and now - hand.silent_since > self.patience:
                 hand.kill()
                 hand.heard = now
 
@@ -440,7 +452,7 @@ class LocalCluster:
 def _packed(source: Source, layout: Layout, items: int, seed: int) -> Parcel:
     try:
         return pack(process.Cargo(source, layout, items, seed))
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
+    except (pickle.PicklingError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise GradcodeError(
             f"the model, the loss or the dataset cannot be sent to worker processes: {error}. Define classes and "
             f"functions at the top of a module (no lambdas, no local functions), and open files and connections "

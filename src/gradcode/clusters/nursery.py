@@ -16,7 +16,10 @@ from multiprocessing.context import ForkServerContext
 
 from gradcode.errors import PlatformError
 
+_server, _tracker = forkserver._forkserver, resource_tracker._resource_tracker
+_REGISTERING = ("multiprocessing.shared_memory", "multiprocessing.synchronize")
 _users = 0
+_our_server = _our_tracker = False
 
 
 def context() -> ForkServerContext:
@@ -31,7 +34,8 @@ def context() -> ForkServerContext:
             f"macOS, and SimulatedCluster everywhere"
         )
     made = mp.get_context("forkserver")
-    made.set_forkserver_preload(["gradcode.clusters.in_fork_server"])
+    others = [name for name in getattr(_server, "_preload_modules", []) if name != "__main__"]
+    made.set_forkserver_preload(list(dict.fromkeys([*others, "gradcode.clusters.in_fork_server"])))
     return made
 
 
@@ -39,30 +43,33 @@ def context() -> ForkServerContext:
 def open_server() -> Iterator[ForkServerContext]:
     """Keeps the fork server alive while in use, and ends it with its last user: no process is left behind.
 
-    A server that was running before the first user is left alone.
+    What was running before the first user is left alone. So is Python's resource tracker where the program may have
+    told it of shared memory or semaphores, which it would remove as it ends; it then ends with the interpreter.
     """
-    global _users
+    global _users, _our_server, _our_tracker
     made = context()
-    ours = _users > 0 or not _running()
+    if not _users:
+        _our_server, _our_tracker = not _running(_server, "_forkserver_pid"), not _running(_tracker, "_fd")
     _users += 1
     try:
         yield made
     finally:
         _users -= 1
-        if ours and not _users:
-            _stop()
+        if not _users and _our_server:
+            _stop(_server)
+            if _our_tracker and not any(module in sys.modules for module in _REGISTERING):
+                _stop(_tracker)
 
 
-def _running() -> bool:
-    return getattr(forkserver._forkserver, "_forkserver_pid", None) is not None
+def _running(process: object, sign: str) -> bool:
+    return getattr(process, sign, None) is not None
 
 
-def _stop() -> None:
-    """Ends the fork server and the resource tracker that came with it; both start again when needed."""
-    for server in (forkserver._forkserver, resource_tracker._resource_tracker):
-        stop = getattr(server, "_stop", None)
-        if stop is not None:
-            stop()
+def _stop(process: object) -> None:
+    """Ends a process of multiprocessing's, which starts again when needed; Python's own tests do it so."""
+    stop = getattr(process, "_stop", None)
+    if stop is not None:
+        stop()
 
 
 def leave_terminal() -> None:

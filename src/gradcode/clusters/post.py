@@ -79,8 +79,8 @@ class PlannedOrder(NamedTuple):
 class Message(NamedTuple):
     """Orders for one worker, given at ``sent`` (``time.monotonic()``).
 
-    ``orders`` are sent the first time only, then their number ``plan``. ``pace`` and ``transport`` are the injected
-    delays: seconds per unit of load, and seconds of the answer's message.
+    ``orders`` are sent the first time only, then their number ``plan``. ``delays`` are the injected ones, per order:
+    seconds per unit of load, and seconds of the answer's message.
     """
 
     serial: int
@@ -88,8 +88,7 @@ class Message(NamedTuple):
     sent: float
     plan: int
     orders: tuple[PlannedOrder, ...] | None
-    pace: float
-    transport: float
+    delays: tuple[tuple[float, float], ...]
 
 
 class Descriptor:

@@ -10,7 +10,6 @@ import time
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from typing import Literal, NamedTuple
 
@@ -69,17 +68,6 @@ def main(setup: Setup) -> None:
     loop.run()
 
 
-@dataclass(slots=True)
-class _Pace:
-    """Injected delays of the message at hand."""
-
-    message: Message
-    began: float
-    units: int = 0
-    overruns: int = 0
-    due: float = field(default=0.0)
-
-
 class _Loop:
     """Takes messages, carries out their orders, and looks in between whether they are still wanted."""
 
@@ -94,7 +82,9 @@ class _Loop:
         self.book = OrderBook(self.worker, cargo.source, cargo.layout, rows, memory, cargo.seed, parameters)
         self.inbox = Inbox(setup.orders.fd, arena["taken"].numpy()[self.worker : self.worker + 1])
         self.counted = 0
-        self.busy_until = 0.0
+        self.overruns = 0
+        self.busy_until = 0.0  # end of the last work, real or injected
+        self.due = self.began = 0.0  # on the way through the message at hand
 
     def run(self) -> None:
         now = time.monotonic()
@@ -105,20 +95,21 @@ class _Loop:
     def _carry_out(self, message: Message) -> None:
         orders = self.inbox.orders(message, self.worker)
         # Work begins when it is given to an idle worker, not when this process gets a core that others use too.
-        self.pace = _Pace(message, max(message.sent, self.busy_until))
+        self.due = max(message.sent, self.busy_until)
         said = False
         for index, order in enumerate(orders):
-            self.began = self.pace.due = max(self.pace.due, self.pace.began)
-            said = self._one(order, message, orders[index + 1 :])
+            self.began = self.due
+            self.pace, self.transport = message.delays[index]
+            said = self._one(order, message.number, orders[index + 1 :])
         if not said:
-            self._record(ABANDONED, orders[-1].slot if orders else 0, message.serial, -1)
+            self._record(ABANDONED, orders[-1].slot, message.serial, -1)
 
-    def _one(self, order: Order, message: Message, later: list[Order]) -> bool:
+    def _one(self, order: Order, number: int, later: list[Order]) -> bool:
         """Carries out one order; whether the master has been told of it."""
         if not self._wanted(order):
             return False
         try:
-            answer = self.book.carry_out(order, message.number, self._end_of_partition, later)
+            answer = self.book.carry_out(order, number, self._end_of_partition, later)
         except MissingGrantError as error:
             _leave(self.text, str(error))
             self._record(MISSING, order.slot, order.serial, -1)
@@ -130,7 +121,7 @@ class _Loop:
             _leave(self.text, traceback.format_exc())
             self._record(ERROR, order.slot, order.serial, -1)
             return True
-        if answer is None or not self._arrive(order, message):
+        if answer is None or not self._delay(order, self.transport):
             return False
         for partition, values in zip(order.combination, answer.statistics, strict=False):
             self.statistics[partition] = values
@@ -141,26 +132,25 @@ class _Loop:
         return int(self.wanted[order.slot]) == order.serial
 
     def _end_of_partition(self, order: Order) -> bool:
-        pace, now = self.pace, time.monotonic()
-        self.busy_until = now
-        if not pace.message.pace:
-            pace.due = now
-            return self._wanted(order)
-        pace.units += 1
-        if self.emulate:
-            # Each partition ends at an absolute time, with the real computing inside.
-            pace.due = pace.began + pace.message.pace * pace.units
-            pace.overruns += now > pace.due
-        else:
-            pace.due = now + pace.message.pace
-        return self._wait_until(pace.due, order)
+        if self.emulate and self.pace:
+            self.overruns += time.monotonic() > self.due + self.pace
+        return self._delay(order, self.pace)
 
-    def _arrive(self, order: Order, message: Message) -> bool:
-        """The time that the message takes on its way."""
-        if not message.transport:
+    def _delay(self, order: Order, seconds: float) -> bool:
+        """An injected delay after real work; whether the order is still wanted at its end.
+
+        ``emulate``: it ends at an absolute time, the end of the one before it plus ``seconds``, with the real work
+        inside. ``extra``: it begins now.
+        """
+        now = self.busy_until = time.monotonic()
+        if not seconds:
+            self.due = max(self.due, now)
             return self._wanted(order)
-        start = self.pace.due if self.emulate else time.monotonic()
-        return self._wait_until(start + message.transport, order)
+        due = (self.due if self.emulate else now) + seconds
+        if not self._wait_until(due, order):
+            return False
+        self.due = self.busy_until = due
+        return True
 
     def _wait_until(self, due: float, order: Order) -> bool:
         """Sleeps; a message that comes wakes it up, for it may say that the order is no longer wanted."""
@@ -175,7 +165,7 @@ class _Loop:
 
     def _record(self, kind: int, slot: int, serial: int, sent: int) -> None:
         computed, self.counted = self.book.computed - self.counted, self.book.computed
-        overruns, self.pace.overruns = self.pace.overruns, 0
+        overruns, self.overruns = self.overruns, 0
         self._say(Record(kind, slot, serial, sent, self.began, time.monotonic(), computed, overruns))
 
     def _say(self, record: Record) -> None:

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from gradcode.clusters.driver import ON_SHORTFALL, Ledger, OnShortfall, Wait, iterate
-from gradcode.clusters.worker import OrderBook
+from gradcode.clusters.worker import MissingGrantError, OrderBook
 from gradcode.delays import Delays, DelayTable, as_table
 from gradcode.delays.law import Source as DelaySource
-from gradcode.errors import Shortfall
+from gradcode.errors import GradcodeError, Shortfall
 from gradcode.protocol import (
     Event,
     Expired,
+    Failure,
     Floats,
     Iteration,
     Layout,
@@ -51,8 +52,10 @@ class ScriptedLoss(NamedTuple):
 class _Hand:
     """What one simulated worker is doing: times are seconds from the iteration's start."""
 
-    queue: deque[Order] = field(default_factory=deque)
+    queue: deque[tuple[int, Order]] = field(default_factory=deque)  # (message, order)
     order: Order | None = None
+    message: int = -1
+    load: int = 0
     free: float = 0.0
     began: float = 0.0
     computed: float = 0.0
@@ -106,6 +109,8 @@ class SimulatedCluster:
         self._losses = [_scripted(loss, workers) for loss in losses]
         self._now = 0.0
         self._table: DelayTable | None = None
+        self._books: list[OrderBook] = []
+        self._owners: dict[int, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -114,7 +119,14 @@ class SimulatedCluster:
         self.close()
 
     def open(self, source: Source, layout: Layout, seed: int, like: Tensor, reply_dtype: torch.dtype) -> None:
-        """See :class:`gradcode.protocol.Cluster`."""
+        """See :class:`gradcode.protocol.Cluster`.
+
+        Raises:
+            GradcodeError: the cluster is open already.
+        """
+        if self._books:
+            raise GradcodeError("this SimulatedCluster is in use already: give every session a cluster of its own")
+        self._owners = {}
         self._source = _Once(source.copy())
         self._layout = layout
         self.parameters = like.new_zeros(source.length)
@@ -150,9 +162,14 @@ class SimulatedCluster:
     def run(self, scheme: Scheme, iteration: Iteration) -> Outcome:
         """One iteration; see :class:`gradcode.protocol.Cluster`.
 
+        What a worker's own code raises is raised as it is, with its traceback.
+
         Raises:
+            GradcodeError: the cluster is not open.
             Shortfall: the iteration can never end.
         """
+        if not self._books:
+            raise GradcodeError("this SimulatedCluster is closed: open a new one")
         with preserved():  # workers seed the generators that the master's own code draws from
             self._source.renew()
             self._source.prepare(iteration.number)
@@ -164,7 +181,9 @@ class _Run:
 
     def __init__(self, cluster: SimulatedCluster, scheme: Scheme, iteration: Iteration) -> None:
         self.cluster, self.scheme, self.iteration = cluster, scheme, iteration
-        self.ledger = Ledger(cluster.workers, iteration, cluster._source.statistics)
+        self.ledger = Ledger(
+            cluster.workers, iteration, cluster._source.statistics, scheme.layout.slots, cluster._owners
+        )
         self.compute, self.table = (
             compute_times(cluster._table, iteration.number, cluster.workers),
             cluster._table,
@@ -201,8 +220,9 @@ class _Run:
         stage = max(self.stage_of.values(), default=-1) + 1
         for order in fresh:
             self.stage_of[order.slot] = stage
+        message = next(self.tickets)
         for order in orders:
-            self.hands[order.worker].queue.append(order)
+            self.hands[order.worker].queue.append((message, order))
         for worker in {order.worker for order in orders}:
             self._work_on(worker)
 
@@ -211,12 +231,14 @@ class _Run:
         hand = self.hands[worker]
         if hand.order is not None or not hand.queue:
             return
-        order = hand.queue.popleft()
+        hand.message, order = hand.queue.popleft()
+        book = self.cluster._books[worker]
+        book.begin(order.serial)
         stage = min(self.stage_of[order.slot], self.compute.shape[1] - 1)
         hand.order, hand.pace = order, float(self.compute[worker, stage])
         hand.began = max(self.now, hand.free)
-        load = len(order.combination)
-        hand.computed = hand.began + (load * hand.pace if load else 0.0)
+        hand.load = book.load(order)
+        hand.computed = hand.began + (hand.load * hand.pace if hand.load else 0.0)
         finish = hand.computed + self._message(order)
         hand.ticket = next(self.tickets)
         if np.isfinite(finish):
@@ -256,17 +278,22 @@ class _Run:
             f"give the scheme a deadline or a higher tolerance"
         )
 
-    def _finish(self, worker: int) -> Reply:
+    def _finish(self, worker: int) -> Reply | Failure:
         hand = self.hands[worker]
         order = hand.order
         assert order is not None
         book = self.cluster._books[worker]
-        answer = book.carry_out(order, self.iteration.number, _always)
-        assert answer is not None
-        self.ledger.computations += len(order.combination)
+        later = [other for message, other in hand.queue if message == hand.message]
+        try:
+            answer = book.carry_out(order, self.iteration.number, _always, later)
+        except MissingGrantError as error:
+            answer, message = None, str(error)
+        self.ledger.computations += hand.load
         self.ledger.work.append(Work(worker, hand.began, hand.computed, "compute"))
         hand.order, hand.free = None, self.now
         self._work_on(worker)
+        if answer is None:
+            return Failure(worker, self.now, message)
         return Reply(order, book.payload(order, answer.sent), self.now, answer.statistics)
 
     def _abandon(self, slots: Sequence[int]) -> None:
@@ -274,7 +301,7 @@ class _Run:
             return
         gone = set(slots)
         for worker, hand in enumerate(self.hands):
-            hand.queue = deque(order for order in hand.queue if order.slot not in gone)
+            hand.queue = deque(entry for entry in hand.queue if entry[1].slot not in gone)
             if hand.order is not None and hand.order.slot in gone:
                 self._stop(worker)
                 self._work_on(worker)
@@ -283,10 +310,11 @@ class _Run:
         """Ends what a worker is at because nobody wants it any more."""
         hand = self.hands[worker]
         assert hand.order is not None
-        load, elapsed = len(hand.order.combination), max(0.0, self.now - hand.began)
+        load, elapsed = hand.load, max(0.0, self.now - hand.began)
         done = load if self.now >= hand.computed or not hand.pace else int(elapsed // hand.pace)
         hand.free = max(hand.free, self.now)
-        if self.cluster._abandon == "partition" and done < load and elapsed > 0:
+        # Nobody waits for ever for the end of a partition: what never ends is an injected sleep.
+        if self.cluster._abandon == "partition" and done < load and elapsed > 0 and np.isfinite(hand.pace):
             done += 1
             hand.free = hand.began + done * hand.pace
         if elapsed > 0:

@@ -93,6 +93,12 @@ class OrderBook:
             return order.codec.size(length, self.like.element_size())
         return length * self.rows.element_size()
 
+    def load(self, order: Order) -> int:
+        """Partitions that ``order`` makes this worker compute: all, but those another order has left for it."""
+        if self._direct(order):
+            return len(order.combination)
+        return sum(partition not in self._partitions for partition in order.combination)
+
     def payload(self, order: Order, sent: int | None) -> Tensor | None:
         """The ``sent`` bytes of the answer to ``order``, where they lie in its row; None: nothing was sent."""
         if sent is None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sized
+from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 
@@ -40,11 +42,32 @@ def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
             f"the model is on {elsewhere}; the master's copy lives on the CPU: give the session model.cpu() and "
             f'devices=("cuda:0", ...) for the workers'
         )
+    _check_storage(model, parameters)
     for module in model.modules():
         embedding = isinstance(module, nn.Embedding | nn.EmbeddingBag)
         if embedding and module.sparse and module.weight.requires_grad:
             raise ValueError(SPARSE)
     return parameters
+
+
+def _check_storage(model: nn.Module, parameters: list[nn.Parameter]) -> None:
+    """Refuses tensors that share memory: each parameter moves into the flat vector, and sharing would end silently."""
+    named = {id(parameter): name for name, parameter in model.named_parameters()}
+    spans = [(*_span(p), named[id(p)]) for p in parameters if p.numel()]
+    spans += [(*_span(b), name) for name, b in model.named_buffers() if b.numel() and b.layout == torch.strided]
+    spans.sort()
+    for (_, stop, first), (start, _, second) in pairwise(spans):
+        if start < stop and {first, second} & set(named.values()):
+            raise ValueError(
+                f"{first} and {second} share memory; tie weights by assigning the Parameter itself to both modules "
+                f"(second.weight = first.weight), not its data, and give buffers memory of their own"
+            )
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """First byte and end of a strided tensor in memory."""
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + extent * tensor.element_size()
 
 
 def check_dataset(dataset: Dataset[Any]) -> None:
