@@ -168,6 +168,51 @@ def test_patience_turns_silence_into_a_loss() -> None:
         assert not alive(silent)
 
 
+@needs_proc
+def test_patience_ends_also_where_iterations_are_shorter() -> None:
+    """A coded run does not wait for a stopped worker, but its redundancy should come back."""
+    scheme = schemes.coded(codes.fractional_repetition(4, 1))
+    with session(scheme, patience=0.4) as (opened, cluster, reports):
+        steps = endless(opened)
+        next(steps).backward()
+        silent = cluster.pids[2]
+        os.kill(silent, signal.SIGSTOP)
+
+        def replaced() -> bool:
+            next(steps).backward()
+            return cluster.pids[2] not in (None, silent)
+
+        wait_until(replaced, "worker 2 is started again")
+        assert not alive(silent)
+        assert sum(2 in report.lost for report in reports) == 1
+
+
+def test_deadlines_and_patience_may_be_infinite() -> None:
+    scheme = schemes.coded(codes.fractional_repetition(4, 1), deadline=float("inf"))
+    with session(scheme, patience=1e9) as (opened, _, reports):
+        next(endless(opened)).backward()
+    assert reports[0].exact
+
+
+@needs_proc
+def test_the_programs_own_shared_memory_stays(tmp_path: Path) -> None:
+    """Python's resource tracker removes what it was told of when it ends, so it does not end with the cluster."""
+    script = tmp_path / "shared.py"
+    script.write_text(
+        MASTER.format(tests=str(TESTS))
+        .replace("range(10**6)", "range(1)")
+        .replace(
+            'if __name__ == "__main__":',
+            'if __name__ == "__main__":\n    from multiprocessing.shared_memory import SharedMemory\n'
+            "    own = SharedMemory(create=True, size=64)",
+        )
+        + "    time.sleep(0.3)\n    SharedMemory(own.name).close()\n    own.close()\n    own.unlink()\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
 def slow_loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Takes a while, a different one in each process and call: work is really in flight when an iteration ends."""
     time.sleep((time.monotonic_ns() // 1000 + 7919 * os.getpid()) % 20_000 / 1e6)

@@ -307,11 +307,18 @@ class LocalCluster:
             if order.worker not in lost:
                 orders.setdefault(order.worker, []).append(order)
                 self._wanted[order.slot] = order.serial
+        # Everything is made ready first: a worker that has its orders may want the core that the master is on.
+        ready = [
+            (
+                self._hands[worker],
+                tuple(PlannedOrder.of(order) for order in mine),
+                tuple(self._delays_of(order) for order in mine),
+            )
+            for worker, mine in orders.items()
+        ]
         now = time.monotonic()
-        for worker, mine in orders.items():
-            planned = tuple(PlannedOrder.of(order) for order in mine)
-            delays = tuple(self._delays_of(order) for order in mine)
-            self._hands[worker].post(planned, Message(self._serial, self._number, now, 0, None, delays))
+        for hand, planned, delays in ready:
+            hand.post(planned, Message(self._serial, self._number, now, 0, None, delays))
 
     def _delays_of(self, order: Order) -> tuple[float, float]:
         """Injected seconds per unit of load of an order, and those of its answer's message."""

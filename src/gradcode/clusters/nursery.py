@@ -1,7 +1,7 @@
 """Where worker processes are forked: Python's fork server, with torch loaded once for all of them.
 
-The server leaves the terminal's session (see ``in_fork_server``), so that Ctrl-C reaches the master alone and nobody
-else prints a traceback.
+The server leaves the terminal's foreground group (see ``in_fork_server``), so that Ctrl-C reaches the master alone and
+nobody else prints a traceback.
 """
 
 from __future__ import annotations
@@ -73,6 +73,10 @@ def _stop(process: object) -> None:
 
 
 def leave_terminal() -> None:
-    """Gives the fork server and its children a session of their own."""
-    if os.getpid() != os.getsid(0):
-        os.setsid()
+    """Takes the fork server and its children out of the group that the terminal's Ctrl-C goes to.
+
+    Not out of its session: the kernel would then share the cores between two sessions, and workers that are started
+    would push the master aside however polite they are.
+    """
+    if os.getpid() != os.getpgrp():
+        os.setpgrp()
