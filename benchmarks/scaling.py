@@ -55,7 +55,7 @@ class Master:
         iteration = Iteration(self.number, self.number, self.target, tuple(range(workers)), self.sizes)
         self.number += 1
         start = time.perf_counter()
-        ledger = Ledger(workers, iteration, 1)
+        ledger = Ledger(workers, iteration, 1, self.scheme.layout.slots, {})
         driver = iterate(self.scheme, ledger)
         orders = next(driver).orders
         started = time.perf_counter()
