@@ -464,6 +464,25 @@ def test_nothing_is_left_of_a_master_that_ends(master: subprocess.Popen[str], ho
 
 
 @needs_proc
+def test_ctrl_c_twice_is_no_worse(master: subprocess.Popen[str]) -> None:
+    """The second one comes while the cluster closes: it waits for that."""
+    assert master.stdout is not None
+    assert master.stderr is not None
+    assert master.stdout.readline().startswith("pids")
+    below = descendants(master.pid)
+    for _ in range(3):
+        with suppress(ProcessLookupError):
+            os.kill(master.pid, signal.SIGINT)
+        time.sleep(0.01)
+    master.wait(timeout=20)
+    wait_until(lambda: not any(map(alive, below)), "all processes end")
+    errors = master.stderr.read()
+    assert "KeyboardInterrupt" in errors
+    assert "Exception ignored" not in errors
+    assert "FileNotFoundError" not in errors
+
+
+@needs_proc
 def test_leaving_the_block_leaves_no_process(tmp_path: Path) -> None:
     """Not even Python's fork server: the last cluster takes it along."""
     script = tmp_path / "leave.py"

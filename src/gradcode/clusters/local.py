@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import pickle
 import selectors
+import signal
+import threading
 import time
 import warnings
 from collections import deque
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
 import torch
@@ -215,13 +218,14 @@ class LocalCluster:
 
     def close(self) -> None:
         """Ends every worker, running or stopped, and frees the shared memory. May be called twice."""
-        for hand in self._hands:
-            hand.kill()
-        for hand in self._hands:
-            hand.forget()
-        self._hands = []
-        self._resources.close()
-        self._selector = None
+        with _ctrl_c_later():
+            for hand in self._hands:
+                hand.kill()
+            for hand in self._hands:
+                hand.forget()
+            self._hands = []
+            self._resources.close()
+            self._selector = None
 
     def _start(self, hand: Hand) -> None:
         self._arena["errors"][hand.worker, :4] = 0
@@ -454,6 +458,22 @@ class LocalCluster:
                     GradcodeWarning,
                     stacklevel=4,
                 )
+
+
+@contextmanager
+def _ctrl_c_later() -> Iterator[None]:
+    """Lets Ctrl-C wait for what is inside, which takes a moment: a second one must not leave half of it undone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
+    if pressed:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _packed(source: Source, layout: Layout, items: int, seed: int) -> Parcel:

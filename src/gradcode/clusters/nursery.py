@@ -10,7 +10,7 @@ import multiprocessing as mp
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 
@@ -69,7 +69,8 @@ def _stop(process: object) -> None:
     """Ends a process of multiprocessing's, which starts again when needed; Python's own tests do it so."""
     stop = getattr(process, "_stop", None)
     if stop is not None:
-        stop()
+        with suppress(FileNotFoundError):  # at the interpreter's end the server's socket is gone already
+            stop()
 
 
 def leave_terminal() -> None:
