@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import os
-import pickle
 import selectors
-import signal
-import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from gradcode.clusters import process
-from gradcode.clusters.arena import Arena, Parcel, Region, pack
+from gradcode.clusters.arena import Arena, Region
 from gradcode.clusters.driver import ON_SHORTFALL, Ledger, OnShortfall, Wait, iterate
 from gradcode.clusters.hand import Hand
-from gradcode.clusters.nursery import open_server
+from gradcode.clusters.injected import NOTICE_BYTES, compute_times, delay_table
+from gradcode.clusters.nursery import ctrl_c_later, open_server
 from gradcode.clusters.post import (
     ABANDONED,
     ERROR,
@@ -34,7 +31,6 @@ from gradcode.clusters.post import (
     Record,
 )
 from gradcode.clusters.process import DelayMode
-from gradcode.clusters.simulated import NOTICE_BYTES, compute_times, delay_table
 from gradcode.clusters.worker import OrderBook
 from gradcode.delays import Delays, DelayTable
 from gradcode.delays.law import Source as DelaySource
@@ -191,7 +187,7 @@ class LocalCluster:
         self._book = OrderBook(-1, source, layout, self.rows, None, seed, self.parameters)
         self._table = delay_table(self._delays, self.workers, seed if self._seed is None else self._seed)
         self._source = source
-        self._parcel = _packed(source, layout, items, seed)
+        self._parcel = process.packed(source, layout, items, seed)
         self._resources.callback(os.close, self._parcel.fd)
         self._hands = [Hand(worker, self._selector, self._taken[worker : worker + 1]) for worker in range(self.workers)]
         for hand in self._hands:
@@ -218,7 +214,7 @@ class LocalCluster:
 
     def close(self) -> None:
         """Ends every worker, running or stopped, and frees the shared memory. May be called twice."""
-        with _ctrl_c_later():
+        with ctrl_c_later():
             for hand in self._hands:
                 hand.kill()
             for hand in self._hands:
@@ -458,30 +454,3 @@ class LocalCluster:
                     GradcodeWarning,
                     stacklevel=4,
                 )
-
-
-@contextmanager
-def _ctrl_c_later() -> Iterator[None]:
-    """Lets Ctrl-C wait for what is inside, which takes a moment: a second one must not leave half of it undone."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
-    if pressed:
-        signal.raise_signal(signal.SIGINT)
-
-
-def _packed(source: Source, layout: Layout, items: int, seed: int) -> Parcel:
-    try:
-        return pack(process.Cargo(source, layout, items, seed))
-    except (pickle.PicklingError, AttributeError, TypeError, ValueError, RuntimeError) as error:
-        raise GradcodeError(
-            f"the model, the loss or the dataset cannot be sent to worker processes: {error}. Define classes and "
-            f"functions at the top of a module (no lambdas, no local functions), and open files and connections "
-            f"in the workers, not before"
-        ) from error

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import multiprocessing as mp
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
@@ -81,3 +83,19 @@ def leave_terminal() -> None:
     """
     if os.getpid() != os.getpgrp():
         os.setpgrp()
+
+
+@contextmanager
+def ctrl_c_later() -> Iterator[None]:
+    """Lets Ctrl-C wait for what is inside, which takes a moment: a second one must not leave half of it undone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
+    if pressed:
+        signal.raise_signal(signal.SIGINT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pickle
 import signal
 import sys
 import time
@@ -16,9 +17,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from gradcode.clusters.arena import Arena, Parcel, Region, unpack
+from gradcode.clusters.arena import Arena, Parcel, Region, pack, unpack
 from gradcode.clusters.post import ABANDONED, ERROR, MISSING, READY, REPLY, Descriptor, Inbox, Message, Record
 from gradcode.clusters.worker import MissingGrantError, OrderBook
+from gradcode.errors import GradcodeError
 from gradcode.protocol import Layout, Order, Source
 
 DelayMode = Literal["extra", "emulate"]
@@ -46,6 +48,22 @@ class Cargo(NamedTuple):
     layout: Layout
     items: int
     seed: int
+
+
+def packed(source: Source, layout: Layout, items: int, seed: int) -> Parcel:
+    """The cargo in shared memory.
+
+    Raises:
+        GradcodeError: a part of it cannot be pickled.
+    """
+    try:
+        return pack(Cargo(source, layout, items, seed))
+    except (pickle.PicklingError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise GradcodeError(
+            f"the model, the loss or the dataset cannot be sent to worker processes: {error}. Define classes and "
+            f"functions at the top of a module (no lambdas, no local functions), and open files and connections "
+            f"in the workers, not before"
+        ) from error
 
 
 def main(setup: Setup) -> None:

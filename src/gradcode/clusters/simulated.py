@@ -11,13 +11,14 @@ from itertools import count
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from gradcode.clusters.driver import ON_SHORTFALL, Ledger, OnShortfall, Wait, iterate
+from gradcode.clusters.injected import NOTICE_BYTES, compute_times, delay_table
+from gradcode.clusters.once import Once
 from gradcode.clusters.worker import MissingGrantError, OrderBook
-from gradcode.delays import Delays, DelayTable, as_table
+from gradcode.delays import Delays, DelayTable
 from gradcode.delays.law import Source as DelaySource
 from gradcode.errors import GradcodeError, Shortfall
 from gradcode.protocol import (
@@ -36,8 +37,6 @@ from gradcode.protocol import (
     Work,
 )
 from gradcode.training.seeding import preserved
-
-NOTICE_BYTES = 16
 
 
 class ScriptedLoss(NamedTuple):
@@ -127,7 +126,7 @@ class SimulatedCluster:
         if self._books:
             raise GradcodeError("this SimulatedCluster is in use already: give every session a cluster of its own")
         self._owners = {}
-        self._source = _Once(source.copy())
+        self._source = Once(source.copy())
         self._layout = layout
         self.parameters = like.new_zeros(source.length)
         self.buffers = torch.zeros(source.buffers, dtype=torch.float64)
@@ -352,63 +351,3 @@ def _scripted(loss: Sequence[float], workers: int) -> ScriptedLoss:
             f"losses: {tuple(loss)} must be (iteration, worker, seconds), the worker from 0 to {workers - 1}"
         )
     return ScriptedLoss(int(loss[0]), int(loss[1]), float(loss[2]))
-
-
-def delay_table(delays: Delays | DelaySource | DelayTable | None, workers: int, seed: int) -> DelayTable | None:
-    """The one table of a cluster's delays; None: everything is instant, or as quick as it really is."""
-    return None if delays is None else as_table(delays, workers, seed)
-
-
-def compute_times(table: DelayTable | None, number: int, workers: int) -> Floats:
-    """(N, stages) seconds per unit of load in iteration ``number``."""
-    return np.zeros((workers, 1)) if table is None else table.compute(number)
-
-
-class _Once:
-    """A source that computes each partition's gradient once per iteration, however many workers hold it."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self.length, self.itemsize, self.partitions = source.length, source.itemsize, source.partitions
-        self.statistics, self.buffers = source.statistics, source.buffers
-        self._known: dict[int, tuple[Tensor, Floats]] = {}
-        self._spare: list[Tensor] = []
-
-    def copy(self) -> Source:
-        return _Once(self._source.copy())
-
-    def bind(self, parameters: Tensor, buffers: Tensor, worker: int) -> None:
-        self._like = parameters
-        self._source.bind(parameters, buffers, worker)
-
-    def refresh(self) -> None:
-        """Nothing: all simulated workers share this source, and the run renews it once."""
-
-    def renew(self) -> None:
-        """Forgets the gradients of the last iteration."""
-        self._spare.extend(gradient for gradient, _ in self._known.values())
-        self._known.clear()
-        self._source.refresh()
-
-    def prepare(self, number: int) -> None:
-        self._source.prepare(number)
-
-    def sizes(self, number: int) -> npt.NDArray[np.int64]:
-        return self._source.sizes(number)
-
-    def accumulate(self, number: int, partition: int, coefficient: float, out: Tensor, first: bool) -> Floats:
-        if partition not in self._known:
-            gradient = self._spare.pop() if self._spare else torch.empty_like(self._like)
-            statistics = self._source.accumulate(number, partition, 1.0, gradient, True)
-            self._source.finish(gradient)
-            self._known[partition] = gradient, statistics
-        gradient, statistics = self._known[partition]
-        target = out[: self.length]
-        if first:
-            torch.mul(gradient, coefficient, out=target)
-        else:
-            target.add_(gradient, alpha=coefficient)
-        return statistics
-
-    def finish(self, out: Tensor) -> None:
-        """Every coordinate was written."""
