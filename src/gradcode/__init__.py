@@ -14,6 +14,7 @@ from gradcode.errors import GradcodeError, GradcodeWarning
 if TYPE_CHECKING:
     from gradcode import catalog, clusters, codes, delays, reporting, schemes, training
     from gradcode.clusters import LocalCluster, SimulatedCluster
+    from gradcode.clusters.ray import RayCluster
     from gradcode.protocol import Report
     from gradcode.session import Session, Step
     from gradcode.trainer import Trainer
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "LocalCluster": "gradcode.clusters",
+    "RayCluster": "gradcode.clusters.ray",
     "SimulatedCluster": "gradcode.clusters",
     "Report": "gradcode.protocol",
     "Session": "gradcode.session",
@@ -34,6 +36,7 @@ __all__ = [
     "GradcodeError",
     "GradcodeWarning",
     "LocalCluster",
+    "RayCluster",
     "Report",
     "Session",
     "SimulatedCluster",

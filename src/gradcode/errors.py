@@ -21,7 +21,7 @@ class Shortfall(GradcodeError):  # noqa: N818 -- the word of the design, and wha
 
 
 class NonFiniteLoss(GradcodeError):  # noqa: N818 -- names the finding, as FloatingPointError does
-    """The loss of an iteration is NaN or infinite; no parameter was changed by it."""
+    """The loss or the gradient of an iteration is NaN or infinite; no parameter was changed by it."""
 
 
 class CheckpointError(GradcodeError):

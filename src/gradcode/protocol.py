@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -219,11 +219,15 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A worker's own code raised while carrying out this iteration's orders; the worker itself lives on."""
+    """A worker's own code raised while carrying out this iteration's orders, or its reply was refused by the master.
+
+    The worker itself lives on.
+    """
 
     worker: int
     time: float
     message: str
+    kind: Literal["raised", "misshapen", "not finite"] = "raised"
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,9 +269,10 @@ class Iteration:
         target: the combination wanted. At the root every coefficient is 1, for a partition's gradient is
             g_j = (n_j/n)·∇(mean loss on j), so that their sum is the gradient of the mean loss. At an edge node it is
             the combination that the parent ordered.
-        workers: those alive.
+        workers: those alive: each can be given orders.
         sizes: samples n_j of each partition in this iteration, shape (K,).
         step: what the last optimizer steps did.
+        away: those of ``workers`` that are being started again: their orders wait until they are back.
     """
 
     number: int
@@ -276,6 +281,7 @@ class Iteration:
     workers: tuple[int, ...]
     sizes: npt.NDArray[np.int64]
     step: Step = Step()
+    away: tuple[int, ...] = ()
 
 
 class Scheme(Protocol):
@@ -343,6 +349,10 @@ class Source(Protocol):
         """One with a model of its own, for a worker inside the master's process; the data is shared."""
         ...
 
+    def rebind(self, parameters: Tensor, buffers: Tensor) -> None:
+        """The same, once it is bound: from other tensors, which may be read-only."""
+        ...
+
     def refresh(self) -> None:
         """The parameters have changed: a new serial begins."""
         ...
@@ -371,7 +381,11 @@ class Cluster(Protocol):
     parameters: Tensor
     buffers: Tensor
     rows: Tensor
-    memory: Tensor | None
+
+    @property
+    def memory(self) -> Tensor | None:
+        """What the workers remember, (memory rows, 2, length); None where the layout asks for none."""
+        ...
 
     def open(self, source: Source, layout: Layout, seed: int, like: Tensor, reply_dtype: torch.dtype) -> None:
         """Starts the workers on ``source``; ``parameters``, ``buffers``, ``rows`` and ``memory`` exist from now on.
@@ -384,6 +398,10 @@ class Cluster(Protocol):
         """Workers that can be given orders."""
         ...
 
+    def away(self) -> tuple[int, ...]:
+        """Those of them that are being started again: their orders wait until they are back."""
+        ...
+
     def run(self, scheme: Scheme, iteration: Iteration) -> Outcome:
         """Carries out one iteration, until the scheme is done."""
         ...
@@ -393,7 +411,7 @@ class Cluster(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What one iteration leaves to the next; part of every checkpoint."""
+        """What one iteration leaves to the next, ``memory`` among it; part of every checkpoint."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...

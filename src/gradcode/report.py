@@ -32,6 +32,7 @@ class Outcome:
         arrivals: (N,) seconds at which each worker's last reply came; NaN: none did.
         stragglers: workers that had an order and were not waited for.
         lost: workers lost during the iteration.
+        refused: workers of whose replies one or more were refused: of a wrong shape or dtype, or not finite.
         statistics: weighted mean over the partitions that were heard of, weights n_j; (S,).
         bytes_up, bytes_down: payload bytes to the master, parameter and order bytes from it.
         computations: partition computations whose end the master has heard of, abandoned ones included.
@@ -56,6 +57,7 @@ class Outcome:
     last: float
     compute: Floats | None = None
     communicate: Floats | None = None
+    refused: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +70,7 @@ class Report:
         time: seconds until the gradient could be decoded.
         loss: mean loss over the samples that were heard of, before the step; NaN if no reply held a sample.
         arrivals: (N,) seconds of each worker's reply, NaN if abandoned.
-        stragglers, lost: workers not waited for; workers lost.
+        stragglers, lost, refused: workers not waited for; workers lost; workers a reply of which was refused.
         decode_time: seconds of real time to decode.
         master_time: the master's own part of the iteration, seconds of real time: sending the first orders, and from
             the last needed reply until every ``p.grad`` was filled.
@@ -97,3 +99,4 @@ class Report:
     order_statistic: float
     fluid: float
     work: tuple[Work, ...] = ()
+    refused: tuple[int, ...] = ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from gradcode.errors import CheckpointError, GradcodeError, NonFiniteLoss
+from gradcode.errors import CheckpointError, GradcodeError
 from gradcode.protocol import Cluster, Combination, Floats, Iteration, Outcome, Report, Scheme, Source
 from gradcode.protocol import Step as StepHistory
 from gradcode.schemes.bounds import fluid_bound
@@ -77,7 +76,7 @@ class Step:
         and the loss is NaN.
 
         Raises:
-            NonFiniteLoss: the loss is NaN or infinite.
+            NonFiniteLoss: it cannot be had from replies that are finite.
             WorkerError, Shortfall: the iteration could not be finished.
         """
         return self._session._backward(self.number)
@@ -243,7 +242,6 @@ class Session:
             "scheme": repr(self.scheme),
             "scheme_state": self.scheme.state_dict(),
             "objective": self.objective.fingerprint(),
-            "memory": self.cluster.memory,
             "cluster": self.cluster.state_dict(),
             "displacements": list(self._moved),
             "before": self._before,
@@ -265,8 +263,6 @@ class Session:
         self.iteration = int(state["iteration"])
         self.scheme.load_state_dict(state["scheme_state"])
         self.cluster.load_state_dict(state["cluster"])
-        if self.cluster.memory is not None:
-            self.cluster.memory.copy_(state["memory"])
         self._moved.clear()
         self._moved.extend(state["displacements"])
         self._before = state["before"]
@@ -285,6 +281,7 @@ class Session:
             self.cluster.alive(),
             self.objective.sizes(number),
             self._history(number),
+            self.cluster.away(),
         )
         self._serial += 1
         self.objective.store_buffers(self.cluster.buffers)
@@ -292,11 +289,6 @@ class Session:
         outcome = self.cluster.run(self.scheme, iteration)
         loss = float(outcome.statistics[0])
         heard = not np.isnan(outcome.statistics).all()  # else no reply held a sample
-        if heard and not math.isfinite(loss):
-            raise NonFiniteLoss(
-                f"the loss of iteration {number} is {loss}; no parameter was changed by it. Look at the learning "
-                f"rate, the loss and the data, and go on from the last checkpoint"
-            )
         decoding = time.monotonic()
         self.scheme.gradient(self.cluster.rows, self._gradient)
         decoded = time.monotonic()
@@ -372,6 +364,7 @@ class Session:
             order_statistic=order_statistic,
             fluid=fluid,
             work=outcome.work,
+            refused=outcome.refused,
         )
         for listener in self.listeners:
             listener(report)

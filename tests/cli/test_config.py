@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
+import gradcode
 from gradcode.cli import build
 from gradcode.cli.config import Config, Given, changed, load
 from gradcode.cli.run import run
@@ -14,6 +16,7 @@ from gradcode.errors import ConfigError, GradcodeError
 from gradcode.schemes import registry
 
 CODED = 'scheme={name="%s"%s}'
+RAY = 'cluster={kind="ray", workers=4%s}'
 
 # --set arguments, the key that the message must name, and what else it must say.
 WRONG = [
@@ -59,9 +62,21 @@ WRONG = [
     (['data={name="mnist"}'], "data.path", "missing"),
     (['data={name="mnist", path="nowhere"}'], "nowhere", "train-images-idx3-ubyte"),
     (["data.classes=0"], "data.classes = 0", "at least 1"),
-    (["cluster.kind=remote"], 'cluster.kind = "remote"', "local, simulated"),
+    (["cluster.kind=remote"], 'cluster.kind = "remote"', "local, ray, simulated"),
     (["cluster.workers=0"], "cluster.workers = 0", "at least 1"),
-    (["cluster.threads=2"], "cluster.threads = 2", 'kind = "local"'),
+    (["cluster.threads=2"], "cluster.threads = 2", 'goes with kind = "local" or kind = "ray" only'),
+    (["cluster.address=auto"], 'cluster.address = "auto"', 'goes with kind = "ray" only'),
+    ([RAY % ", restart=1"], "cluster.restart = 1", 'goes with kind = "simulated" only'),
+    ([RAY % ", adress='auto'"], 'cluster.adress = "auto"', 'did you mean "address"'),
+    ([RAY % ", address=''"], 'cluster.address = ""', "at least 1 character"),
+    ([RAY % ", resources=2"], "cluster.resources = 2", "must be a table [cluster.resources]"),
+    ([RAY % ", resources={num_cpus='two'}"], 'cluster.resources.num_cpus = "two"', "must be a number"),
+    ([RAY % ", resources={num_gpus=-1}"], "cluster.resources.num_gpus = -1", "at least 0"),
+    ([RAY % ", placement='far'"], 'cluster.placement = "far"', "spread, pack"),
+    ([RAY % ", runtime_env='.'"], 'cluster.runtime_env = "."', "must be a table [cluster.runtime_env]"),
+    ([RAY % ", max_restarts=-1"], "cluster.max_restarts = -1", "at least 0"),
+    ([RAY % ", max_restarts='often'"], 'cluster.max_restarts = "often"', "integer"),
+    ([RAY % ", start_timeout=0"], "cluster.start_timeout = 0", "greater than 0"),
     (["cluster.losses=[[1, 2]]"], "cluster.losses", "at least 3 items"),
     (["cluster.delays.law=paretto"], "cluster.delays.law='paretto'", 'did you mean "pareto"'),
     (["cluster.delays.shape=-2.0"], "cluster.delays.shape=-2.0", "> 0"),
@@ -121,6 +136,29 @@ def test_set_overrides_a_dotted_key(config: Path, override: str, value: object) 
     assert given.config.optimizer.name == ("Adam" if value == "Adam" else "SGD")
 
 
+@pytest.mark.parametrize(
+    ("kind", "cluster"), [("local", "LocalCluster"), ("ray", "RayCluster"), ("simulated", "SimulatedCluster")]
+)
+def test_a_kind_has_its_clusters_arguments_and_defaults(config: Path, kind: str, cluster: str) -> None:
+    options = load(config, [f'cluster={{kind="{kind}", workers=4}}']).config.cluster.options
+    parameters = inspect.signature(getattr(gradcode, cluster)).parameters
+    own = {name: parameter.default for name, parameter in parameters.items()}
+    said_elsewhere = {"workers", "delays", "seed"}
+    assert options.keys() == own.keys() - said_elsewhere
+    assert all(own[name] == (tuple(value) if name == "losses" else value) for name, value in options.items())
+
+
+def test_a_ray_cluster_in_a_configuration(config: Path) -> None:
+    said = (
+        'address="auto", resources={num_gpus=1, tpu=0.5}, runtime_env={env_vars={A="b"}}, max_restarts=inf, patience=9'
+    )
+    table = load(config, [RAY % f", {said}"]).config.cluster
+    options = table.options
+    assert options["address"] == "auto" and options["resources"] == {"num_gpus": 1, "tpu": 0.5}
+    assert options["runtime_env"] == {"env_vars": {"A": "b"}} and options["patience"] == 9
+    assert options["max_restarts"] is None, "inf is without end"
+
+
 def test_set_makes_tables(config: Path) -> None:
     assert load(config, ["checkpoint.every=7"]).config.checkpoint.every == 7
 
@@ -166,7 +204,8 @@ def test_codes_lists_every_entry(capsys: pytest.CaptureFixture[str]) -> None:
         assert re.search(rf"│ {name} +│", printed), name
 
 
-def test_the_example_is_a_valid_configuration() -> None:
-    given = load(Path(__file__).parents[2] / "examples" / "digits.toml")
+@pytest.mark.parametrize("name", ["digits.toml", "ray_digits.toml"])
+def test_the_examples_are_valid_configurations(name: str) -> None:
+    given = load(Path(__file__).parents[2] / "examples" / name)
     assert isinstance(given, Given) and isinstance(given.config, Config)
-    assert build.plan(given).scheme.workers == 8
+    assert build.plan(given).scheme.workers == given.config.cluster.workers

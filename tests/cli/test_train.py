@@ -173,7 +173,7 @@ def test_a_damaged_checkpoint_costs_nothing_else(config: Path, damage: str) -> N
 def test_a_loss_that_is_not_finite(cli: Cli, config: Path) -> None:
     ended = cli("train", config, "--set", "optimizer.lr=1e30")
     assert ended.returncode == 1
-    assert ended.stderr.startswith("error: the loss of iteration")
+    assert ended.stderr.startswith("error: the loss or the gradient of iteration")
     assert "Traceback" not in ended.stderr and ended.stderr.count("\n") == 1
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from clusters.zoo import CLUSTERS
 from gradcode.clusters.nursery import open_server
+from gradcode.clusters.ray_connection import connection
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,7 +18,16 @@ def fork_server() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def kept_actors() -> Iterator[None]:
+    """A Ray whose actors go from test to test: starting them takes seconds."""
+    with connection(None, cpus=64, keep_actors=True):
+        yield
+
+
 @pytest.fixture(params=CLUSTERS)
 def kind(request: pytest.FixtureRequest) -> str:
     """Every cluster in turn."""
+    if request.param == "ray":
+        request.getfixturevalue("kept_actors")
     return str(request.param)

@@ -22,7 +22,7 @@ from gradcode.protocol import Block, Combination, Iteration, Layout, Order, Repl
 
 
 def emulated(kind: str) -> dict[str, Any]:
-    return {"delay_mode": "emulate"} if kind == "local" else {}
+    return {"delay_mode": "emulate"} if kind != "simulated" else {}
 
 
 class SamePartitionTwice(Toy):

@@ -20,6 +20,7 @@ from gradcode.training.seeding import derive
 CLUSTERS: dict[str, Callable[..., Any]] = {
     "simulated": gradcode.SimulatedCluster,
     "local": gradcode.LocalCluster,
+    "ray": gradcode.RayCluster,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping
@@ -43,20 +44,53 @@ def plan(given: Given) -> Plan:
 
 def _scheme(given: Given) -> Scheme:
     table, workers = given.config.scheme, given.config.cluster.workers
+    whole = _scheme_for(given, workers)
+    if table.elastic is None:
+        return whole
+
+    @functools.cache
+    def build(number: int) -> Scheme:
+        if number == workers:
+            return whole
+        try:
+            return _scheme_for(given, number, whole.partitions)
+        except ConfigError as error:
+            raise ValueError(str(error).removeprefix(f"{given.source}: ")) from error
+
+    # What has no scheme for fewer workers mostly has none for one worker less: better said before the training.
+    try:
+        if workers > 1:
+            build(workers - 1)
+        return schemes.elastic(build, workers, table.elastic.patience)
+    except ValueError as error:
+        raise given.refuse(
+            "scheme.elastic", f"needs a scheme for {workers - 1} of the {workers} workers, too: {error}"
+        ) from error
+
+
+def _scheme_for(given: Given, workers: int, partitions: int | None = None) -> Scheme:
+    """The scheme for so many workers; with ``partitions`` for fewer than were configured, with that many partitions.
+
+    What the number of workers bounds is then lowered to what it allows.
+    """
+    table = given.config.scheme
     entries = {entry.name: entry for entry in schemes.available()}
     if table.name not in entries:
         raise given.refuse("scheme.name", f"is no scheme; it {allowed(table.name, entries)}")
     construct = entries[table.name].construct
     arguments = table.arguments
-    context: dict[str, Any] = {"workers": workers}
+    if partitions is not None and isinstance(arguments.get("k"), int):
+        arguments["k"] = min(arguments["k"], workers)
+    context: dict[str, Any] = {"workers": workers, "partitions": partitions}
     if _takes(construct, "code"):
         if table.code is None:
             raise ConfigError(
                 f"{given.source}: scheme.code is missing: scheme {table.name!r} needs a table [scheme.code] whose name "
                 f"{allowed('', codes.REGISTRY)}"
             )
-        partitions = None if _takes(construct, "partitions") else arguments.pop("partitions", None)
-        context["code"] = _code(given, table.code, workers, partitions)
+        own = None if _takes(construct, "partitions") else arguments.pop("partitions", None)
+        lower = partitions is not None
+        context["code"] = _code(given, table.code, workers, partitions if lower else own, lower)
     elif table.code is not None:
         coded = [name for name, entry in entries.items() if _takes(entry.construct, "code")]
         with_code = ", ".join(coded)
@@ -65,12 +99,15 @@ def _scheme(given: Given) -> Scheme:
     return scheme
 
 
-def _code(given: Given, table: Choice, workers: int, partitions: int | None) -> codes.GradientCode:
+def _code(given: Given, table: Choice, workers: int, partitions: int | None, lower: bool) -> codes.GradientCode:
     if table.name not in codes.REGISTRY:
         raise given.refuse("scheme.code.name", f"is no code; it {allowed(table.name, codes.REGISTRY)}")
+    arguments = table.arguments
+    if lower and isinstance(arguments.get("stragglers"), int):
+        arguments["stragglers"] = min(arguments["stragglers"], workers - 1)
     context = {"workers": workers, "partitions": partitions, "rng": given.config.seed}
     constructor = codes.REGISTRY[table.name].constructor
-    code: codes.GradientCode = call(given, "scheme.code", constructor, table.arguments, context)
+    code: codes.GradientCode = call(given, "scheme.code", constructor, arguments, context)
     return code
 
 
@@ -98,9 +135,13 @@ def cluster(given: Given, table: DelayTable | None) -> Cluster:
     from gradcode.clusters import LocalCluster, SimulatedCluster
 
     config = given.config.cluster
-    kind: Callable[..., Cluster] = LocalCluster if config.kind == "local" else SimulatedCluster
+    kinds: dict[str, Callable[..., Cluster]] = {"local": LocalCluster, "simulated": SimulatedCluster}
+    if config.kind == "ray":
+        from gradcode.clusters.ray import RayCluster
+
+        kinds["ray"] = RayCluster
     with blamed(given, "cluster", given.raw["cluster"]):
-        return kind(config.workers, table, seed=config.seed, **config.options)
+        return kinds[config.kind](config.workers, delays=table, seed=config.seed, **config.options)
 
 
 @dataclass(frozen=True)
@@ -220,7 +261,8 @@ def session(given: Given, plan: Plan, parts: Learning) -> Session:
             known = torch.device(device)
         except RuntimeError as error:
             raise given.refuse("session.devices", f'names no device in {device!r}; use "cpu" or "cuda:0"') from error
-        if known.type == "cuda" and (known.index or 0) >= torch.cuda.device_count():
+        here = config.cluster.kind != "ray"  # Ray's workers have the GPUs of their own machines
+        if here and known.type == "cuda" and (known.index or 0) >= torch.cuda.device_count():
             raise given.refuse("session.devices", f"[{index}] is not there: {torch.cuda.device_count()} GPUs are seen")
     dtype = None if options.reply_dtype is None else getattr(torch, options.reply_dtype)
     machine = cluster(given, plan.table)

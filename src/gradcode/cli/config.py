@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from gradcode.cli.messages import explain, show
@@ -76,17 +76,35 @@ class SchedulerTable(Choice):
     every: Literal["epoch", "iteration"] = "epoch"
 
 
+class ElasticTable(Table):
+    """The scheme is rebuilt for the workers that are there."""
+
+    patience: int = Field(default=10, ge=0)
+
+
 class SchemeTable(Choice):
     code: Choice | None = None
+    elastic: ElasticTable | None = None
 
 
-_ONLY = {"local": ("threads", "delay_mode", "patience"), "simulated": ("abandon", "losses", "restart")}
+_REAL = ("threads", "delay_mode", "patience")
+# The keys that do not go with every kind.
+_KEYS = {
+    "local": _REAL,
+    "ray": (*_REAL, "address", "resources", "placement", "runtime_env", "max_restarts", "start_timeout"),
+    "simulated": ("abandon", "losses", "restart"),
+}
+
+
+def _none_if_infinite(value: Any) -> Any:
+    """TOML has no null: what has no end is ``inf`` there."""
+    return None if value == math.inf else value
 
 
 class ClusterTable(Table):
-    """Where to train; the last six keys belong to one kind each."""
+    """Where to train; the keys from ``threads`` on do not go with every kind."""
 
-    kind: Literal["local", "simulated"] = "local"
+    kind: Literal["local", "ray", "simulated"] = "local"
     workers: int = Field(ge=1)
     delays: Any = None
     seed: int | None = Field(default=None, ge=0)
@@ -94,24 +112,29 @@ class ClusterTable(Table):
     threads: int = Field(default=1, ge=1)
     delay_mode: Literal["extra", "emulate"] = "extra"
     patience: float | None = Field(default=None, gt=0)
+    address: str | None = Field(default=None, min_length=1)
+    resources: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    placement: Literal["spread", "pack"] = "spread"
+    runtime_env: dict[str, Any] | None = None
+    max_restarts: Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_none_if_infinite)] = 3
+    start_timeout: float = Field(default=120.0, gt=0)
     abandon: Literal["instant", "partition"] = "instant"
     losses: list[Annotated[list[float], Field(min_length=3, max_length=3)]] = Field(default_factory=list)
     restart: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")
     def _of_this_kind(self) -> Self:
-        for kind, keys in _ONLY.items():
-            for key in keys:
-                if kind != self.kind and key in self.model_fields_set:
-                    raise PydanticCustomError(
-                        "other_kind", 'goes with kind = "{kind}" only', {"kind": kind, "key": key}
-                    )
+        for key in sorted(self.model_fields_set):
+            kinds = [kind for kind, keys in _KEYS.items() if key in keys]
+            if kinds and self.kind not in kinds:
+                named = " or ".join(f'kind = "{kind}"' for kind in kinds)
+                raise PydanticCustomError("other_kind", "goes with {kinds} only", {"kinds": named, "key": key})
         return self
 
     @property
     def options(self) -> dict[str, Any]:
         """Keyword arguments of the cluster, beside workers, delays and seed."""
-        return {key: getattr(self, key) for key in ("on_shortfall", *_ONLY[self.kind])}
+        return {key: getattr(self, key) for key in ("on_shortfall", *_KEYS[self.kind])}
 
 
 class CheckpointTable(Table):

@@ -19,7 +19,8 @@ RESOLVED, SUMMARY = "resolved.json", "summary.json"
 _FILES = (CHECKPOINT, METRICS, TRACE, RESOLVED, SUMMARY)
 
 # What may be changed when a run is resumed: the numbers stay the same.
-_FREE = ("epochs", "output", "checkpoint", "cluster.patience", "cluster.threads", "cluster.on_shortfall")
+_CLUSTER = ("address", "max_restarts", "on_shortfall", "patience", "placement", "resources", "runtime_env")
+_FREE = ("epochs", "output", "checkpoint", *(f"cluster.{key}" for key in (*_CLUSTER, "start_timeout", "threads")))
 
 
 def run(given: Given, folder: Path, resume: bool = False, overwrite: bool = False) -> None:

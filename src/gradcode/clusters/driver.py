@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from gradcode.errors import Shortfall, WorkerError
+from gradcode.errors import NonFiniteLoss, Shortfall, WorkerError
 from gradcode.protocol import (
     Abandon,
     Event,
@@ -68,6 +68,7 @@ class Ledger:
     asked: set[int] = field(default_factory=set)
     heard: set[int] = field(default_factory=set)
     lost: set[int] = field(default_factory=set)
+    refused: set[int] = field(default_factory=set)
     failures: list[Failure] = field(default_factory=list)
     work: list[Work] = field(default_factory=list)
     bytes_up: int = 0
@@ -111,6 +112,7 @@ class Ledger:
             last=last,
             compute=compute,
             communicate=communicate,
+            refused=tuple(sorted(self.refused)),
         )
 
     def _mean(self) -> Floats:
@@ -129,7 +131,8 @@ def iterate(scheme: Scheme, ledger: Ledger, on_shortfall: OnShortfall = "wait") 
 
     Raises:
         Shortfall: too few workers are left and ``on_shortfall`` is "raise", or "approximate" has nothing to use.
-        WorkerError: the iteration cannot end because workers' own code raised.
+        WorkerError: the iteration cannot end because workers' own code raised, or sent what was refused.
+        NonFiniteLoss: likewise, with numbers that are not finite.
     """
     serial = ledger.iteration.serial
     actions: Sequence[Order | Abandon] = scheme.start(ledger.iteration)
@@ -163,6 +166,8 @@ def iterate(scheme: Scheme, ledger: Ledger, on_shortfall: OnShortfall = "wait") 
                 cancelled = {slot for action in actions if isinstance(action, Abandon) for slot in action.slots}
                 again = [order for order in again if order.slot not in cancelled]
             case Failure(worker=worker):
+                if event.kind != "raised":
+                    ledger.refused.add(worker)
                 dropped = tuple(slot for slot, order in ledger.open.items() if order.worker == worker)
                 if dropped:  # else it is one more error of orders that are given up already
                     ledger.failures.append(event)
@@ -213,9 +218,15 @@ def _fall_short(scheme: Scheme, ledger: Ledger, on_shortfall: OnShortfall) -> Se
     number, heard = ledger.iteration.number, sorted(ledger.heard)
     if ledger.failures and on_shortfall != "approximate":
         first = ledger.failures[0]
+        if first.kind == "not finite":
+            raise NonFiniteLoss(
+                f"the loss or the gradient of iteration {number} is not finite: {first.message}; no parameter was "
+                f"changed by it. Look at the learning rate, the loss and the data, and go on from the last checkpoint"
+            )
         others = sorted({failure.worker for failure in ledger.failures[1:]} - {first.worker})
         also = f" (workers {others} failed too)" if others else ""
-        raise WorkerError(f"worker {first.worker} raised in iteration {number}{also}:\n{first.message}")
+        did = "raised" if first.kind == "raised" else "sent what cannot be used"
+        raise WorkerError(f"worker {first.worker} {did} in iteration {number}{also}:\n{first.message}")
     if on_shortfall == "approximate" and ledger.heard:
         actions = scheme.expire()
         if scheme.done or actions:

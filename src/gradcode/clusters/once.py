@@ -27,6 +27,10 @@ class Once:
         self._like = parameters
         self._source.bind(parameters, buffers, worker)
 
+    def rebind(self, parameters: Tensor, buffers: Tensor) -> None:
+        self._like = parameters
+        self._source.rebind(parameters, buffers)
+
     def refresh(self) -> None:
         """Nothing: all simulated workers share this source, and the run renews it once."""
 

@@ -105,6 +105,30 @@ def _inherit(duplicate: Any) -> Descriptor:
     return Descriptor(duplicate.detach())
 
 
+class Plans:
+    """Numbers what a worker has been told to do, so that it is told in full once only."""
+
+    _MOST = 256
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[PlannedOrder, ...], int] = {}
+        self._given = 0
+
+    def number(self, message: Message) -> Message:
+        """The message with its plan's number; without the plan itself, if the worker knows it."""
+        orders = message.orders
+        assert orders is not None
+        number = self._numbers.get(orders)
+        if number is not None:
+            return message._replace(plan=number, orders=None)
+        if len(self._numbers) >= self._MOST:
+            self._numbers.clear()
+        # Numbers go round, so the worker keeps as many plans as the master does.
+        number = self._numbers[orders] = self._given % (2 * self._MOST)
+        self._given += 1
+        return message._replace(plan=number)
+
+
 class Outbox:
     """The master's end of the orders' pipe to one worker.
 
@@ -113,15 +137,12 @@ class Outbox:
         taken: (1,) shared counter of the messages that the worker has read.
     """
 
-    _PLANS = 256
-
     def __init__(self, fd: int, taken: npt.NDArray[np.int64]) -> None:
         os.set_blocking(fd, False)
         self.fd, self._taken = fd, taken
         taken[0] = 0
         self._sent = 0
-        self._plans: dict[tuple[PlannedOrder, ...], int] = {}
-        self._numbers = 0
+        self._plans = Plans()
         self._waiting: deque[Message] = deque()
         self._rest = b""
 
@@ -147,23 +168,9 @@ class Outbox:
         if self._rest:
             self._rest = self._write(self._rest)
         while self._waiting and not self._rest and self.unread < UNREAD:
-            body = pickle.dumps(self._planned(self._waiting.popleft()), protocol=5)
+            body = pickle.dumps(self._plans.number(self._waiting.popleft()), protocol=5)
             self._sent += 1
             self._rest = self._write(_LENGTH.pack(len(body)) + body)
-
-    def _planned(self, message: Message) -> Message:
-        """Replaces orders that the worker knows by their number."""
-        orders = message.orders
-        assert orders is not None
-        number = self._plans.get(orders)
-        if number is not None:
-            return message._replace(plan=number, orders=None)
-        if len(self._plans) >= self._PLANS:
-            self._plans.clear()
-        # Numbers go round, so the worker keeps as many plans as the master does.
-        number = self._plans[orders] = self._numbers % (2 * self._PLANS)
-        self._numbers += 1
-        return message._replace(plan=number)
 
     def _write(self, data: bytes) -> bytes:
         try:

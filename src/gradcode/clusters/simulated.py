@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from gradcode.clusters.driver import ON_SHORTFALL, Ledger, OnShortfall, Wait, iterate
-from gradcode.clusters.injected import NOTICE_BYTES, compute_times, delay_table
+from gradcode.clusters.injected import Injected, delay_table
+from gradcode.clusters.inspection import Inspection
 from gradcode.clusters.once import Once
-from gradcode.clusters.worker import MissingGrantError, OrderBook
+from gradcode.clusters.worker import MissingError, OrderBook, SharedMemories
 from gradcode.delays import Delays, DelayTable
 from gradcode.delays.law import Source as DelaySource
 from gradcode.errors import GradcodeError, Shortfall
@@ -25,7 +26,6 @@ from gradcode.protocol import (
     Event,
     Expired,
     Failure,
-    Floats,
     Iteration,
     Layout,
     Loss,
@@ -133,17 +133,26 @@ class SimulatedCluster:
         items, pitch = layout.row_shape(source.length, reply_dtype.itemsize)
         row_dtype = reply_dtype if layout.codec is None else torch.uint8
         self.rows = torch.zeros(layout.rows, pitch, dtype=row_dtype)[:, :items]
-        self.memory = like.new_zeros(layout.memory, 2, source.length) if layout.memory else None
+        self._memory = like.new_zeros(layout.memory, 2, source.length) if layout.memory else None
         self._source.bind(self.parameters, self.buffers, 0)
+        memories = None if self._memory is None else SharedMemories(self._memory)
         self._books = [
-            OrderBook(worker, self._source, layout, self.rows, self.memory, seed, like)
-            for worker in range(self.workers)
+            OrderBook(worker, self._source, layout, self.rows, memories, seed, like) for worker in range(self.workers)
         ]
         self._table = delay_table(self._delays, self.workers, seed if self._seed is None else self._seed)
         self._busy = np.zeros(self.workers)
+        self._back = np.zeros(self.workers)  # when those that were lost have been started again
+        self._inspection = Inspection(self._books[0])
+
+    @property
+    def memory(self) -> Tensor | None:
+        return self._memory
 
     def alive(self) -> tuple[int, ...]:
-        return tuple(range(self.workers))
+        return tuple(worker for worker in range(self.workers) if worker not in self._inspection.excluded)
+
+    def away(self) -> tuple[int, ...]:
+        return tuple(worker for worker in self.alive() if self._back[worker] > self._now)
 
     def clock(self) -> float:
         return self._now
@@ -152,10 +161,12 @@ class SimulatedCluster:
         self._books, self._table = [], None
 
     def state_dict(self) -> dict[str, Any]:
-        """How long workers are still busy with what nobody wants (``abandon="partition"``)."""
-        return {"busy": self._busy.tolist()}
+        """The memories, and how long workers are still busy with what nobody wants (``abandon="partition"``)."""
+        return {"memory": self._memory, "busy": self._busy.tolist()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self._memory is not None:
+            self._memory.copy_(state["memory"])
         self._busy = np.array(state.get("busy", np.zeros(self.workers)), dtype=np.float64)
 
     def run(self, scheme: Scheme, iteration: Iteration) -> Outcome:
@@ -183,15 +194,10 @@ class _Run:
         self.ledger = Ledger(
             cluster.workers, iteration, cluster._source.statistics, scheme.layout.slots, cluster._owners
         )
-        self.compute, self.table = (
-            compute_times(cluster._table, iteration.number, cluster.workers),
-            cluster._table,
-        )
+        self.injected = Injected(cluster._table, iteration.number, cluster.workers, cluster._books[0])
         self.hands = [_Hand(free=float(busy)) for busy in cluster._busy]
         self.heap: list[tuple[float, int, int, int, Loss | None]] = []
         self.tickets = count()
-        self.stage_of: dict[int, int] = {}
-        self.transport: dict[int, Floats] = {}
         self.now = self.sending = 0.0
         for loss in cluster._losses:
             if loss.iteration == iteration.number:
@@ -215,10 +221,7 @@ class _Run:
         return self._end()
 
     def _give(self, orders: Sequence[Order]) -> None:
-        fresh = [order for order in orders if order.slot not in self.stage_of]
-        stage = max(self.stage_of.values(), default=-1) + 1
-        for order in fresh:
-            self.stage_of[order.slot] = stage
+        self.injected.give(orders)
         message = next(self.tickets)
         for order in orders:
             self.hands[order.worker].queue.append((message, order))
@@ -233,24 +236,14 @@ class _Run:
         hand.message, order = hand.queue.popleft()
         book = self.cluster._books[worker]
         book.begin(order.serial)
-        stage = min(self.stage_of[order.slot], self.compute.shape[1] - 1)
-        hand.order, hand.pace = order, float(self.compute[worker, stage])
+        hand.order, hand.pace = order, self.injected.pace(order)
         hand.began = max(self.now, hand.free)
         hand.load = book.load(order)
         hand.computed = hand.began + (hand.load * hand.pace if hand.load else 0.0)
-        finish = hand.computed + self._message(order)
+        finish = hand.computed + self.injected.message(order)
         hand.ticket = next(self.tickets)
         if np.isfinite(finish):
             heapq.heappush(self.heap, (finish, 0, worker, hand.ticket, None))
-
-    def _message(self, order: Order) -> float:
-        """Seconds that the answer's message takes."""
-        if self.table is None:
-            return 0.0
-        size = NOTICE_BYTES if order.hold else self.cluster._books[order.worker].size(order)
-        if size not in self.transport:
-            self.transport[size] = self.table.communicate(self.iteration.number, size)
-        return float(self.transport[size][order.worker])
 
     def _next(self, wait: Wait) -> Event:
         while self.heap:
@@ -265,6 +258,7 @@ class _Run:
                 hand = self.hands[worker]
                 hand.queue.clear()
                 hand.order, hand.ticket, hand.free = None, -1, at + self.cluster._restart
+                self.cluster._back[worker] = self.cluster._now + hand.free
                 self.cluster._books[worker].forget()
                 return loss
             return self._finish(worker)
@@ -285,7 +279,7 @@ class _Run:
         later = [other for message, other in hand.queue if message == hand.message]
         try:
             answer = book.carry_out(order, self.iteration.number, _always, later)
-        except MissingGrantError as error:
+        except MissingError as error:
             answer, message = None, str(error)
         self.ledger.computations += hand.load
         self.ledger.work.append(Work(worker, hand.began, hand.computed, "compute"))
@@ -293,7 +287,8 @@ class _Run:
         self._work_on(worker)
         if answer is None:
             return Failure(worker, self.now, message)
-        return Reply(order, book.payload(order, answer.sent), self.now, answer.statistics)
+        reply = Reply(order, book.payload(order, answer.sent), self.now, answer.statistics)
+        return self.cluster._inspection.examine(reply)
 
     def _abandon(self, slots: Sequence[int]) -> None:
         if not slots:
@@ -329,11 +324,9 @@ class _Run:
         self.cluster._now += self.now
         size = self.cluster.parameters.numel() * self.cluster.parameters.element_size()
         self.ledger.bytes_down += size * len(self.ledger.asked)
-        communicate = None
-        if self.table is not None:
-            communicate = self.table.communicate(self.iteration.number, self.cluster._books[0].full_size)
-        compute = None if self.table is None else self.compute
-        return self.ledger.outcome(self.now, self.sending, time.monotonic(), compute, communicate)
+        return self.ledger.outcome(
+            self.now, self.sending, time.monotonic(), self.injected.compute, self.injected.communicate
+        )
 
 
 def _always(order: Order) -> bool:

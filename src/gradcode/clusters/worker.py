@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,8 +16,8 @@ EndOfPartition = Callable[[Order], bool]
 """Called after each partition; waits as injected delays want, and says whether the order is still wanted."""
 
 
-class MissingGrantError(LookupError):
-    """A granted slot is not held here: this worker was started again after computing it."""
+class MissingError(LookupError):
+    """A granted slot is not held here, or a memory is not known: this worker was started again in between."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,6 +27,45 @@ class Answer:
     order: Order
     sent: int | None
     statistics: Floats
+
+
+class Rows(Protocol):
+    """Reply rows as a worker writes them: all of a shared array, or its own, made at need."""
+
+    dtype: torch.dtype
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+    def __getitem__(self, row: int) -> Tensor: ...
+
+
+class Memories(Protocol):
+    """What a worker remembers, two copies of it per row."""
+
+    def read(self, row: int, copy: int) -> Tensor:
+        """(length,), to be read.
+
+        Raises:
+            MissingError: this worker does not know it.
+        """
+        ...
+
+    def write(self, row: int, copy: int) -> Tensor:
+        """(length,), to be written."""
+        ...
+
+
+class SharedMemories:
+    """Memories in one array that outlives the worker: (memory rows, 2, length)."""
+
+    def __init__(self, array: Tensor) -> None:
+        self._array = array
+
+    def read(self, row: int, copy: int) -> Tensor:
+        return self._array[row, copy]
+
+    write = read
 
 
 class OrderBook:
@@ -40,7 +80,7 @@ class OrderBook:
         source: where gradients come from, bound to the parameters.
         layout: of the scheme.
         rows: (rows, width) in the dtype of replies, or (rows, bytes) uint8 where the scheme has a codec.
-        memory: (memory rows, 2, length), or None.
+        memory: what it remembers, or None.
         seed: the session's, part of a codec's key.
         like: any tensor of the gradient's dtype on the CPU.
     """
@@ -50,8 +90,8 @@ class OrderBook:
         worker: int,
         source: Source,
         layout: Layout,
-        rows: Tensor,
-        memory: Tensor | None,
+        rows: Rows,
+        memory: Memories | None,
         seed: int,
         like: Tensor,
     ) -> None:
@@ -82,7 +122,7 @@ class OrderBook:
     @property
     def full_size(self) -> int:
         """Bytes of a whole row."""
-        return self.rows.shape[1] * self.rows.element_size()
+        return self.rows.shape[1] * self.rows.dtype.itemsize
 
     def size(self, order: Order) -> int:
         """Payload bytes of the answer to ``order``, unless it is a skip or a notice."""
@@ -91,7 +131,7 @@ class OrderBook:
         length = order.block.stop - order.block.start
         if order.codec is not None:
             return order.codec.size(length, self.like.element_size())
-        return length * self.rows.element_size()
+        return length * self.rows.dtype.itemsize
 
     def load(self, order: Order) -> int:
         """Partitions that ``order`` makes this worker compute: all, but those another order has left for it."""
@@ -114,7 +154,7 @@ class OrderBook:
         ``later`` are the orders of the same message still to come.
 
         Raises:
-            MissingGrantError: a granted slot is not held.
+            MissingError: a granted slot is not held, or the memory that the order names is not known here.
         """
         self.begin(order.serial)
         self._add_grants(order)
@@ -189,7 +229,7 @@ class OrderBook:
     def _add_grants(self, order: Order) -> None:
         for slot in order.granted:
             if slot not in self._held:
-                raise MissingGrantError(f"slot {slot} was granted to worker {self.worker}, which does not hold it")
+                raise MissingError(f"slot {slot} was granted to worker {self.worker}, which does not hold it")
             vector, _ = self._held.pop(slot)
             self._sum = vector if self._sum is None else self._sum.add_(vector)
 
@@ -203,8 +243,8 @@ class OrderBook:
         if order.codec.remembers:
             if self.memory is None:
                 raise ValueError(f"{order.codec!r} remembers, but the scheme's layout asks for no memory rows")
-            read = self.memory[order.row, order.memory, start:stop]
-            written = self.memory[order.row, 1 - order.memory, start:stop]
+            read = self.memory.read(order.row, order.memory)[start:stop]
+            written = self.memory.write(order.row, 1 - order.memory)[start:stop]
         size, begin = order.codec.size(stop - start, vector.element_size()), self._begin_of(order)
         key = (self.seed, number, self.worker)
         if not order.codec.encode(part, row[begin : begin + size], read, written, key):
@@ -217,7 +257,7 @@ class OrderBook:
             return 0
         if order.codec is not None:
             return order.codec.size(order.block.start, self.like.element_size())
-        return order.block.start * self.rows.element_size()
+        return order.block.start * self.rows.dtype.itemsize
 
     def _like(self, size: int) -> Tensor:
         return self.like.new_empty(size)

@@ -41,6 +41,7 @@ def record(report: Report) -> dict[str, Any]:
     values["arrivals"] = [_plain(seconds) for seconds in report.arrivals.tolist()]
     values["stragglers"] = list(report.stragglers)
     values["lost"] = list(report.lost)
+    values["refused"] = list(report.refused)
     values["latest_work"] = _plain(max((work.stop for work in report.work), default=math.nan))
     return values
 

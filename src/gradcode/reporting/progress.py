@@ -84,9 +84,10 @@ class Progress:
             f"{seconds(self._summary.mean_time)} per iteration",
             self._saving(),
         ]
-        if self._summary.stragglers:
-            most = sorted(self._summary.stragglers.items(), key=lambda item: (-item[1], item[0]))[:4]
-            parts.append("stragglers " + ", ".join(f"{worker} ({count}x)" for worker, count in most))
+        for name, counts in (("stragglers", self._summary.stragglers), ("refused", self._summary.refused)):
+            if counts:
+                most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:4]
+                parts.append(f"{name} " + ", ".join(f"{worker} ({count}x)" for worker, count in most))
         if (left := self._left(report)) is not None:
             parts.append(f"{seconds(left)} left")
         return ", ".join(parts)
@@ -169,6 +170,8 @@ def seconds(value: float) -> str:
 def _mark(report: Report, worker: int) -> Any:
     if worker in report.lost:
         return Text("✗ lost", style="bold red")
+    if worker in report.refused:
+        return Text("✗ refused", style="bold red")
     if worker in report.stragglers:
         return Text("○ straggler", style="yellow")
     arrival = float(report.arrivals[worker])

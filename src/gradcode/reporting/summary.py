@@ -55,6 +55,7 @@ class Summary:
         self.waiting_for_all = 0.0
         self.stragglers: dict[int, int] = {}
         self.losses: dict[int, int] = {}
+        self.refused: dict[int, int] = {}
         self.workers = 0
         self.last: dict[str, Any] = {}
         self._totals = dict.fromkeys(("bytes_up", "bytes_down", "computations", "overruns"), 0)
@@ -71,10 +72,9 @@ class Summary:
         self.workers = len(values["arrivals"])
         self.time += values["time"]
         self.waiting_for_all += self.waiting(values)
-        for worker in values["stragglers"]:
-            self.stragglers[worker] = self.stragglers.get(worker, 0) + 1
-        for worker in values["lost"]:
-            self.losses[worker] = self.losses.get(worker, 0) + 1
+        for name, counts in (("stragglers", self.stragglers), ("lost", self.losses), ("refused", self.refused)):
+            for worker in values[name]:
+                counts[worker] = counts.get(worker, 0) + 1
         for name in self._totals:
             self._totals[name] += values[name]
         for name in self._bounds:
@@ -119,6 +119,7 @@ class Summary:
             "saved": plain(self.saved),
             "stragglers": [self.stragglers.get(worker, 0) for worker in range(self.workers)],
             "lost": [self.losses.get(worker, 0) for worker in range(self.workers)],
+            "refused": [self.refused.get(worker, 0) for worker in range(self.workers)],
             "inexact_iterations": self._inexact,
             "worst_decode_error": plain(self._worst),
             "overruns_share": self.overruns,

@@ -190,8 +190,7 @@ class ModelObjective:
             self._gradient = torch.empty_like(self._local)
         else:
             self._local = parameters
-        for parameter, view in zip(self.trainable, self.split(self._local), strict=True):
-            parameter.data = view
+        self._look()
         self.model.train()
         self._views: list[Tensor] = []
         self._sizes: list[int] = []
@@ -199,6 +198,18 @@ class ModelObjective:
         self._views_of: tuple[int, int] = (0, 0)
         for index, parameter in enumerate(self.trainable):
             parameter.register_post_accumulate_grad_hook(self._landing(index))  # type: ignore[no-untyped-call]
+
+    def rebind(self, parameters: Tensor, buffers: Tensor) -> None:
+        """The same from other tensors; see ``Source``."""
+        self._shared, self._shared_buffers = parameters, buffers
+        if not self._staged:
+            self._local = parameters
+            self._look()
+
+    def _look(self) -> None:
+        """Makes the model's parameters views of the vector that is read."""
+        for parameter, view in zip(self.trainable, self.split(self._local), strict=True):
+            parameter.data = view
 
     def refresh(self) -> None:
         """Takes the parameters of a new iteration."""

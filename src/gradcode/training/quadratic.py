@@ -139,6 +139,9 @@ class LinearObjective(ABC):
     def bind(self, parameters: Tensor, buffers: Tensor, worker: int) -> None:
         self._theta = parameters
 
+    def rebind(self, parameters: Tensor, buffers: Tensor) -> None:
+        self._theta = parameters
+
     def refresh(self) -> None:
         self._together = None
 

@@ -1,0 +1,136 @@
+"""How a worker in real time goes through its orders: injected delays, and a look in between whether they are wanted."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from gradcode.clusters.post import ABANDONED, ERROR, MISSING, REPLY, Message, Record
+from gradcode.clusters.worker import Answer, MissingError, OrderBook
+from gradcode.protocol import Order
+
+DelayMode = Literal["extra", "emulate"]
+
+
+class Told(NamedTuple):
+    """What the master is to hear: a record, and with it an answer or a text."""
+
+    record: Record
+    answer: Answer | None = None
+    text: str = ""
+
+
+class Carrier(ABC):
+    """Carries out messages, each with orders for one worker.
+
+    Args:
+        book: carries out one order.
+        emulate: a partition ends at an absolute time with the real work inside; else its delay comes on top.
+    """
+
+    def __init__(self, book: OrderBook, emulate: bool) -> None:
+        self.book, self.emulate = book, emulate
+        self._counted = 0
+        self._overruns = 0
+        self._busy_until = 0.0  # end of the last work, real or injected
+        self._due = self._began = 0.0  # on the way through the message at hand
+
+    @abstractmethod
+    def wanted(self, order: Order) -> bool:
+        """Whether the master still waits for it."""
+
+    @abstractmethod
+    def sleep(self, seconds: float | None) -> None:
+        """Waits so long (None: for ever), or until the master has said something."""
+
+    def carry_out(self, message: Message, orders: list[Order], given: float) -> Iterator[Told]:
+        """What comes of the orders, one thing at a time; at least one, and the last ends the message.
+
+        ``given``: when the message was given, by this worker's clock. Work begins then if the worker is idle, not when
+        its process gets a core that others use too.
+        """
+        self._due = max(given, self._busy_until)
+        told = None
+        for index, order in enumerate(orders):
+            self._began = self._due
+            self._pace, self._transport = message.delays[index]
+            told = self._one(order, message.number, orders[index + 1 :])
+            if told is not None:
+                yield told
+        if told is None:
+            yield Told(self._record(ABANDONED, orders[-1].slot, message.serial, -1))
+
+    def _one(self, order: Order, number: int, later: list[Order]) -> Told | None:
+        """Carries out one order; None: it is no longer wanted."""
+        if not self.wanted(order):
+            return None
+        try:
+            answer = self.book.carry_out(order, number, self._end_of_partition, later)
+        except MissingError as error:
+            return Told(self._record(MISSING, order.slot, order.serial, -1), text=str(error))
+        except Exception:
+            # What an unwanted order raised may come of parameters in the middle of a step: nobody is told.
+            if not self.wanted(order):
+                return None
+            return Told(self._record(ERROR, order.slot, order.serial, -1), text=traceback.format_exc())
+        if answer is None or not self._delay(order, self._transport):
+            return None
+        sent = -1 if answer.sent is None else answer.sent
+        return Told(self._record(REPLY, order.slot, order.serial, sent), answer)
+
+    def _end_of_partition(self, order: Order) -> bool:
+        if self.emulate and self._pace:
+            self._overruns += time.monotonic() > self._due + self._pace
+        return self._delay(order, self._pace)
+
+    def _delay(self, order: Order, seconds: float) -> bool:
+        """An injected delay after real work; whether the order is still wanted at its end.
+
+        ``emulate``: it ends at an absolute time, the end of the one before it plus ``seconds``, with the real work
+        inside. ``extra``: it begins now.
+        """
+        now = self._busy_until = time.monotonic()
+        if not seconds:
+            self._due = max(self._due, now)
+            return self.wanted(order)
+        due = (self._due if self.emulate else now) + seconds
+        while self.wanted(order):
+            left = due - time.monotonic()
+            if left <= 0:
+                self._due = self._busy_until = due
+                return True
+            self.sleep(None if np.isinf(left) else left)
+        return False
+
+    def _record(self, kind: int, slot: int, serial: int, sent: int) -> Record:
+        computed, self._counted = self.book.computed - self._counted, self.book.computed
+        overruns, self._overruns = self._overruns, 0
+        return Record(kind, slot, serial, sent, self._began, time.monotonic(), computed, overruns)
+
+
+def be_polite() -> None:
+    """Workers are batch work: one that wakes up does not push the master, who is giving out orders, off its core."""
+    if hasattr(os, "SCHED_BATCH"):
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+def keep_memory() -> None:
+    """Has the C library keep the memory that autograd frees, for the next iteration.
+
+    Large gradients are otherwise given back to the kernel after each backward pass and come again page by page, zeroed:
+    a third of the time of a large layer with few samples. Where there is no glibc nothing changes.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        m_mmap_max, m_trim_threshold = -4, -1
+        mallopt(m_mmap_max, 0)
+        mallopt(m_trim_threshold, (1 << 31) - 1)

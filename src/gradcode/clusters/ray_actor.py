@@ -1,0 +1,252 @@
+"""A worker of the Ray cluster: an actor that computes in one thread and hears of what is over in another."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from gradcode.clusters.carrier import Carrier, DelayMode, Told, be_polite, keep_memory
+from gradcode.clusters.inspection import as_array
+from gradcode.clusters.post import Message, PlannedOrder, Record
+from gradcode.clusters.ray_connection import method, ray
+from gradcode.clusters.worker import MissingError, OrderBook
+from gradcode.protocol import Layout, Order, Source
+
+Array = npt.NDArray[Any]
+
+
+class Cargo(NamedTuple):
+    """What all workers share, put into the object store once."""
+
+    source: Source
+    layout: Layout
+    seed: int
+    dtype: torch.dtype  # of the parameters
+    reply_dtype: torch.dtype
+
+
+class Setup(NamedTuple):
+    """What one actor is told when it begins to work for a cluster."""
+
+    cluster: str  # notices of another cluster are not for this one
+    worker: int
+    mode: DelayMode
+    threads: int
+    machine: str  # of the master
+    fresh: bool  # nobody was this worker before: it remembers nothing, and rightly so
+
+
+class Ready(NamedTuple):
+    """What an actor says when it can begin."""
+
+    pid: int
+    machine: str
+    node: str
+
+
+class Said(NamedTuple):
+    """A record and what belongs to it; ``started``: when its message was begun, by the worker's clock."""
+
+    record: Record
+    statistics: npt.NDArray[np.float64] | None
+    text: str
+    started: float
+
+
+class Actor:
+    """Carries out messages in its first thread; the second hears at once of what nobody wants any more.
+
+    Args:
+        path: where the master looks for modules.
+    """
+
+    def __init__(self, path: Sequence[str]) -> None:
+        # Where the master finds the modules of model and dataset, this machine may find them as well.
+        sys.path.extend(place for place in path if place not in sys.path)
+        keep_memory()
+        # Parameters are arrays of the object store, which is not to be written to; the model only reads them.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        self._work: _Work | None = None
+        self._going: Iterator[tuple[Said, Array | None]] = iter(())
+
+    @method(concurrency_group="compute")
+    def load(self, setup: Setup, cargo: Cargo) -> Ready:
+        """Takes up work for a cluster, leaving what it did before."""
+        # Both are of this thread, which is the one that computes.
+        be_polite()
+        torch.set_num_threads(setup.threads)
+        self._work = _Work(setup, cargo)
+        return Ready(os.getpid(), machine(), ray.get_runtime_context().get_node_id())
+
+    @method(concurrency_group="compute", num_returns=2)
+    def carry_out(self, parameters: tuple[Array, Array], message: Message) -> tuple[Said, Array | None]:
+        """The first thing that comes of a message, and its payload, which stays here until the master asks for it."""
+        assert self._work is not None
+        self._going = self._work.go(parameters, message)
+        return next(self._going)
+
+    @method(concurrency_group="compute", num_returns=2)
+    def carry_on(self) -> tuple[Said | None, Array | None]:
+        """The next thing that comes of the last message, which has several orders; (None, None): that was all."""
+        return next(self._going, (None, None))
+
+    @method(concurrency_group="control")
+    def is_there(self) -> None:
+        """Answers."""
+
+    @method(concurrency_group="control")
+    def over(self, cluster: str, serial: int) -> None:
+        """Iterations up to that of ``serial`` are over."""
+        if self._work is not None and self._work.setup.cluster == cluster:
+            self._work.over(serial)
+
+    @method(concurrency_group="control")
+    def abandon(self, cluster: str, serial: int, slots: tuple[int, ...]) -> None:
+        """Nobody needs these slots of an iteration any more."""
+        if self._work is not None and self._work.setup.cluster == cluster:
+            self._work.abandon(serial, slots)
+
+    @method(concurrency_group="control")
+    def memories(self) -> dict[int, Array]:
+        """Both copies, (2, length), of each memory row that this worker knows."""
+        assert self._work is not None
+        return self._work.memories.known()
+
+    @method(concurrency_group="compute")
+    def remember(self, memories: Array) -> None:
+        """Takes memories from a checkpoint, (memory rows, 2, length)."""
+        assert self._work is not None
+        self._work.memories.restore(memories)
+
+
+class _Work(Carrier):
+    """An actor's work for one cluster."""
+
+    def __init__(self, setup: Setup, cargo: Cargo) -> None:
+        like = torch.zeros(cargo.source.length, dtype=cargo.dtype)
+        cargo.source.bind(like, torch.zeros(cargo.source.buffers, dtype=torch.float64), setup.worker)
+        self.rows = _Rows(cargo.layout, cargo.source.length, cargo.reply_dtype)
+        self.memories = _Memories(cargo.source.length, cargo.dtype, setup.fresh)
+        book = OrderBook(setup.worker, cargo.source, cargo.layout, self.rows, self.memories, cargo.seed, like)
+        super().__init__(book, setup.mode == "emulate")
+        self.setup = setup
+        self._one_clock = setup.machine == machine()
+        self._source = cargo.source
+        self._serial = -1  # of the parameters that the source is bound to
+        self._plans: dict[int, tuple[PlannedOrder, ...]] = {}
+        self._notice = threading.Condition()
+        self._over = -1
+        self._abandoned: dict[int, set[int]] = {}  # serial -> slots
+
+    def go(self, parameters: tuple[Array, Array], message: Message) -> Iterator[tuple[Said, Array | None]]:
+        """Carries out a message: what comes of it, each time with the payload."""
+        started = time.monotonic()
+        if message.orders is not None:
+            self._plans[message.plan] = message.orders
+        orders = [planned.order(self.book.worker, message.serial) for planned in self._plans[message.plan]]
+        if message.serial > self._over and message.serial != self._serial:
+            self._serial = message.serial
+            self._source.rebind(*(torch.from_numpy(array) for array in parameters))
+        # Another machine's clock says nothing here.
+        given = message.sent if self._one_clock else started
+        for told in self.carry_out(message, orders, given):
+            yield self._said(told, started), self._payload(told)
+
+    def wanted(self, order: Order) -> bool:
+        return order.serial > self._over and order.slot not in self._abandoned.get(order.serial, ())
+
+    def sleep(self, seconds: float | None) -> None:
+        with self._notice:
+            self._notice.wait(seconds)
+
+    def over(self, serial: int) -> None:
+        with self._notice:
+            self._over = max(self._over, serial)
+            self._abandoned = {own: slots for own, slots in self._abandoned.items() if own > self._over}
+            self._notice.notify_all()
+
+    def abandon(self, serial: int, slots: tuple[int, ...]) -> None:
+        with self._notice:
+            self._abandoned.setdefault(serial, set()).update(slots)
+            self._notice.notify_all()
+
+    def _said(self, told: Told, started: float) -> Said:
+        statistics = None if told.answer is None else told.answer.statistics
+        return Said(told.record, statistics, told.text, started)
+
+    def _payload(self, told: Told) -> Array | None:
+        if told.answer is None:
+            return None
+        payload = self.book.payload(told.answer.order, told.answer.sent)
+        if payload is None:
+            return None
+        return as_array(payload if told.answer.order.codec is not None else payload.view(self.rows.dtype))
+
+
+class _Rows:
+    """The rows that this worker writes, made at need."""
+
+    def __init__(self, layout: Layout, length: int, reply_dtype: torch.dtype) -> None:
+        items, _ = layout.row_shape(length, reply_dtype.itemsize)
+        self.dtype = reply_dtype if layout.codec is None else torch.uint8
+        self.shape = (layout.rows, items)
+        self._rows: dict[int, Tensor] = {}
+
+    def __getitem__(self, row: int) -> Tensor:
+        if row not in self._rows:
+            self._rows[row] = torch.zeros(self.shape[1], dtype=self.dtype)
+        return self._rows[row]
+
+
+class _Memories:
+    """What this worker remembers: nothing at first, and after a restart it does not know what it ought to."""
+
+    def __init__(self, length: int, dtype: torch.dtype, fresh: bool) -> None:
+        self._length, self._dtype, self._fresh = length, dtype, fresh
+        self._copies: dict[tuple[int, int], Tensor] = {}
+        self._restored: Array | None = None
+
+    def read(self, row: int, copy: int) -> Tensor:
+        if (row, copy) not in self._copies:
+            if self._restored is not None:
+                self._copies[row, copy] = torch.from_numpy(self._restored[row, copy].copy())
+            elif self._fresh:
+                return self.write(row, copy)
+            else:
+                raise MissingError(f"copy {copy} of memory row {row} is not known to this worker, which was restarted")
+        return self._copies[row, copy]
+
+    def write(self, row: int, copy: int) -> Tensor:
+        if (row, copy) not in self._copies:
+            self._copies[row, copy] = torch.zeros(self._length, dtype=self._dtype)
+        return self._copies[row, copy]
+
+    def known(self) -> dict[int, Array]:
+        rows = sorted({row for row, _ in self._copies})
+        both = {row: [self._copies.get((row, copy)) for copy in (0, 1)] for row in rows}
+        blank = np.zeros(self._length, dtype=torch.zeros(0, dtype=self._dtype).numpy().dtype)
+        return {
+            row: np.stack([blank if own is None else own.numpy() for own in copies]) for row, copies in both.items()
+        }
+
+    def restore(self, memories: Array) -> None:
+        self._copies.clear()
+        self._restored = memories
+
+
+def machine() -> str:
+    """Names the machine, or rather its kernel's run: processes of one share a monotonic clock."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return boot.read_text() if boot.exists() else platform.node()

@@ -1,0 +1,191 @@
+"""The master's side of one actor: its calls that are under way, and what waits for it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from gradcode.clusters.post import Message, PlannedOrder, Plans
+from gradcode.clusters.ray_actor import Ready, Said, Setup
+from gradcode.clusters.ray_connection import ray
+from gradcode.clusters.roster import Arrival
+
+UNFINISHED = 2  # messages at most that an actor is given before it has ended one
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """A message that an actor has been given, and how many answers to it are to come."""
+
+    message: Message
+    left: int
+
+
+class News(NamedTuple):
+    """Something that has come from an actor, in the order of coming.
+
+    ``call``: what it answers; None: the actor says that it can begin. ``value`` may be an exception. ``payload``: the
+    object that holds the answer's payload, wherever it is.
+    """
+
+    hand: RayHand
+    actor: Any
+    call: Call | None
+    value: Any
+    payload: Any = None
+
+
+class RayHand:
+    """One worker, whichever actor it is at the moment.
+
+    Args:
+        worker: its index.
+        cluster: names the cluster to the actor.
+        parameters: what the workers read in this iteration, in the object store.
+        news: takes what comes, from Ray's own thread.
+    """
+
+    def __init__(
+        self, worker: int, cluster: str, parameters: Callable[[], Any], news: Callable[[News], object]
+    ) -> None:
+        self.worker = worker
+        self.ready = False
+        self.gone = False
+        self.deaths = 0
+        self.again = 0.0
+        self.heard = 0.0
+        self.started = 0.0  # when the actor was asked for
+        self.pid: int | None = None
+        self.node: str | None = None
+        self.actor: Any = None
+        self.loading = False  # an actor is asked for and has not said that it can begin
+        self.calls: list[Call] = []
+        self.reason = ""  # of the last death
+        self.late = False  # in getting ready, and said to be
+        self._cluster, self._parameters, self._news = cluster, parameters, news
+        self._asked = 0.0
+        self._plans = Plans()
+        self._waiting: deque[tuple[tuple[PlannedOrder, ...], Message]] = deque()
+        self._unwanted: set[int] = set()  # slots of the iteration that runs
+        self._offset = 0.0  # of the actor's clock
+
+    @property
+    def silent_since(self) -> float:
+        """Since when it owes an answer and says nothing."""
+        return max(self.heard, self._asked)
+
+    def start(self, actor: Any, setup: Setup, cargo: Any) -> None:
+        """Lets ``actor`` be this worker from now on; it takes its time, and orders wait."""
+        self.actor, self.loading = actor, True
+        self._plans = Plans()
+        self._await(actor.load.remote(setup, cargo), None, None)
+        self.ready, self.again, self.heard = False, 0.0, time.monotonic()
+        self.started = self.heard
+
+    def is_ready(self, said: Ready, machine: str) -> None:
+        """The actor can begin."""
+        self.ready, self.loading, self.pid, self.node = True, False, said.pid, said.node
+        self.late = False
+        self.heard = time.monotonic()
+        self._offset = 0.0 if said.machine == machine else math.inf
+        self.flush()
+
+    def post(self, orders: tuple[PlannedOrder, ...], message: Message) -> None:
+        """Gives orders, now or when the actor has ended what it has; never a queue of stale ones."""
+        while self._waiting and self._waiting[0][1].serial < message.serial:
+            self._waiting.popleft()
+        self._waiting.append((orders, message))
+        self.flush()
+
+    def flush(self) -> None:
+        """Gives what has been waiting, as far as the actor may have it."""
+        while self._waiting and self.ready and len(self.calls) < UNFINISHED:
+            orders, message = self._waiting.popleft()
+            wanted = [index for index, own in enumerate(orders) if own.slot not in self._unwanted]
+            if wanted:
+                self._call(
+                    message._replace(
+                        orders=tuple(orders[index] for index in wanted),
+                        delays=tuple(message.delays[index] for index in wanted),
+                    )
+                )
+
+    def _call(self, message: Message) -> None:
+        assert message.orders is not None
+        if self._asked <= self.heard:
+            self._asked = time.monotonic()
+        call = Call(message, len(message.orders))
+        self.calls.append(call)
+        record, payload = self.actor.carry_out.remote(self._parameters(), self._plans.number(message))
+        self._await(record, call, payload)
+        for _ in message.orders[1:]:
+            record, payload = self.actor.carry_on.remote()
+            self._await(record, call, payload)
+
+    def _await(self, record: Any, call: Call | None, payload: Any) -> None:
+        """Has what ``record`` will hold put among the news, as soon as it is there."""
+        actor, news = self.actor, self._news
+
+        def came(future: Future[Any]) -> None:
+            error = future.exception()
+            news(News(self, actor, call, future.result() if error is None else error, payload))
+
+        record.future().add_done_callback(came)
+
+    def over(self, serial: int) -> None:
+        """The iteration of ``serial`` is over: its orders need not be begun, nor ended."""
+        self._waiting.clear()
+        self._unwanted.clear()
+        if any(call.message.serial == serial for call in self.calls):
+            self.actor.over.remote(self._cluster, serial)
+
+    def abandon(self, serial: int, slots: Collection[int]) -> None:
+        """Nobody needs these slots of the iteration any more."""
+        self._unwanted.update(slots)
+        mine = {
+            order.slot for call in self.calls if call.message.serial == serial for order in call.message.orders or ()
+        }
+        if not mine.isdisjoint(slots):
+            self.actor.abandon.remote(self._cluster, serial, tuple(mine.intersection(slots)))
+
+    def take(self, news: News) -> Arrival | None:
+        """What its worker says in answer to a call; None: there was nothing more to say."""
+        assert news.call is not None
+        self.end(news.call)
+        return None if news.value is None else self._arrival(news.value, news.call, news.payload)
+
+    def end(self, call: Call) -> None:
+        """One answer to the call has come; with the last the actor may have the next message."""
+        call.left -= 1
+        if not call.left:
+            self.calls.remove(call)
+            self.flush()
+
+    def _arrival(self, said: Said, call: Call, payload: Any) -> Arrival:
+        """What was said, in times of the master's clock.
+
+        The clock of another machine is ahead by what a call seems to take on its way, less what it takes at least: the
+        least that was ever seen is taken for the clock.
+        """
+        if self._offset:
+            self._offset = min(self._offset, said.started - call.message.sent)
+        began, ended = said.record.began - self._offset, said.record.ended - self._offset
+        return Arrival(self, said.record._replace(began=began, ended=ended), (payload, said.statistics, said.text))
+
+    def kill(self) -> None:
+        """Ends the actor, be it running or stopped."""
+        if self.actor is not None:
+            ray.kill(self.actor)
+
+    def forget(self) -> None:
+        """Drops an actor that is dead or killed, and its calls."""
+        self.ready = False
+        self.actor = self.pid = self.node = None
+        self.loading = False
+        self.calls = []
+        self._waiting.clear()  # what is still open is given again
