@@ -288,7 +288,8 @@ class Scheme(Protocol):
     """The master's rules for one iteration: a state machine without clock, process or socket.
 
     ``error`` belongs to the last ``gradient``: a bound on ‖ĝ − g‖ / Σ_j‖g_j‖, rounding included; ``exact`` says
-    whether only rounding is in it.
+    whether only rounding is in it. A scheme that knows may say in an attribute ``awaits`` how many more replies it
+    must have at least, before it is done or gives an order: a cluster may hand those over together.
     """
 
     workers: int

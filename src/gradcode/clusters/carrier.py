@@ -9,6 +9,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -119,8 +120,9 @@ class Carrier(ABC):
 def be_polite() -> None:
     """Workers are batch work: one that wakes up does not push the master, who is giving out orders, off its core."""
     if hasattr(os, "SCHED_BATCH"):
-        with suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        for thread in Path("/proc/self/task").iterdir():  # those that there are already, of Ray for instance
+            with suppress(OSError):
+                os.sched_setscheduler(int(thread.name), os.SCHED_BATCH, os.sched_param(0))
 
 
 def keep_memory() -> None:

@@ -43,6 +43,7 @@ class Wait:
         deadline: seconds from the start at which to send :class:`Expired`; None: never.
         open: slot -> order, neither answered nor abandoned; the cluster may look, not write.
         shortfall: nothing is open and nothing is to come: only a worker that returns can help.
+        awaits: answers that must come at least, before anything else is done.
     """
 
     orders: Sequence[Order]
@@ -50,6 +51,7 @@ class Wait:
     deadline: float | None
     open: Mapping[int, Order]
     shortfall: bool = False
+    awaits: int = 1
 
 
 @dataclass(slots=True)
@@ -147,7 +149,8 @@ def iterate(scheme: Scheme, ledger: Ledger, on_shortfall: OnShortfall = "wait") 
         if short and (ledger.failures or on_shortfall != "wait"):
             actions = _fall_short(scheme, ledger, on_shortfall)
             continue
-        event = yield Wait((*again, *orders), abandoned, deadline, ledger.open, short)
+        awaits = max(1, min(getattr(scheme, "awaits", 1), len(ledger.open)))
+        event = yield Wait((*again, *orders), abandoned, deadline, ledger.open, short, awaits)
         actions, again = (), []
         match event:
             case Reply(order=order):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import selectors
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, cast
@@ -190,21 +191,23 @@ class LocalCluster(RealTimeCluster):
     def _over(self) -> None:
         self._wanted.fill(-1)
 
-    def _listen(self, seconds: float | None) -> tuple[list[Arrival], list[AnyHand]]:
+    def _listen(self, seconds: float | None, awaits: int) -> tuple[list[Arrival], list[AnyHand]]:
         assert self._selector is not None
         arrivals: list[Arrival] = []
         dead: list[AnyHand] = []
-        for key, _ in self._selector.select(seconds):
+        events = self._selector.select(seconds)
+        now = time.monotonic()
+        for key, _ in events:
             hand, occasion = key.data
             if occasion == "death":
                 dead.append(hand)
             elif occasion == "orders":
                 hand.flush()
             else:
-                arrivals += [Arrival(hand, record) for record in hand.read()]
+                arrivals += [Arrival(hand, record, now) for record in hand.read()]
                 hand.flush()
         for hand in dead:  # all its replies come before its loss
-            arrivals += [Arrival(hand, record) for record in cast(Hand, hand).read()]
+            arrivals += [Arrival(hand, record, now) for record in cast(Hand, hand).read()]
         return arrivals, dead
 
     def _answer(self, arrival: Arrival, order: Order, time: float) -> Reply | Failure:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import queue
 import sys
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +21,7 @@ from gradcode.clusters.nursery import ctrl_c_later
 from gradcode.clusters.post import ERROR, READY, Record
 from gradcode.clusters.ray_actor import Actor, Cargo, Ready, Setup, machine
 from gradcode.clusters.ray_connection import comparable, connection, keep_actor, kept_actor, ray, why_not_sent
-from gradcode.clusters.ray_hand import Call, News, RayHand
+from gradcode.clusters.ray_hand import Call, Mail, News, RayHand
 from gradcode.clusters.ray_store import BUILT_IN, free, lacking, put, text, values
 from gradcode.clusters.realtime import RealTimeCluster, unsendable
 from gradcode.clusters.roster import Arrival
@@ -104,7 +104,7 @@ class RayCluster(RealTimeCluster):
         self._hands: list[RayHand] = []
         self._opened_with: ExitStack | None = None
         self._shared: Any = None  # what the workers read in this iteration
-        self._mail: queue.SimpleQueue[News | Arrival] = queue.SimpleQueue()
+        self._mail = Mail()
         self._pulling: set[int] = set()  # slots whose payloads are on their way
         self._due: list[Arrival] = []  # whose payloads are fetched after those
 
@@ -172,7 +172,7 @@ class RayCluster(RealTimeCluster):
         self._layout = layout
         self._examine_with(OrderBook(-1, source, layout, self.rows, None, seed, self.parameters))
         self._name, self._machine = uuid.uuid4().hex, machine()
-        self._mail = queue.SimpleQueue()
+        self._mail, self._node = Mail(), ray.get_runtime_context().get_node_id()
         try:
             self._cargo = put(Cargo(source, layout, seed, like.dtype, reply_dtype))
         except GradcodeError:
@@ -181,9 +181,7 @@ class RayCluster(RealTimeCluster):
             raise unsendable(why_not_sent(source, error)) from error
         factory = ray.remote(concurrency_groups={"compute": 1, "control": 1}, max_restarts=0, max_task_retries=0)(Actor)
         self._actors = factory.options(**self._options)
-        self._hands = [
-            RayHand(worker, self._name, lambda: self._shared, self._mail.put) for worker in range(self.workers)
-        ]
+        self._hands = [RayHand(worker, self._name, lambda: self._shared, self._mail) for worker in range(self.workers)]
         self._check_room()
         for hand in self._hands:
             self._start(hand)
@@ -263,28 +261,36 @@ class RayCluster(RealTimeCluster):
         self._pulling.clear()
         self._due.clear()
 
-    def _listen(self, seconds: float | None) -> tuple[list[Arrival], list[AnyHand]]:
+    def _listen(self, seconds: float | None, awaits: int) -> tuple[list[Arrival], list[AnyHand]]:
         starting = [hand.started for hand in self._hands if hand.loading and not hand.late]
         if starting:
             soonest = max(0.0, min(starting) + self.start_timeout - time.monotonic())
             seconds = soonest if seconds is None else min(seconds, soonest)
         arrivals: list[Arrival] = []
         dead: list[AnyHand] = []
-        for news in self._news(seconds):
+        for news in self._mail.take(seconds, awaits):
             if isinstance(news, Arrival):
                 self._pulled(news)
             elif news.actor is news.hand.actor and news.hand not in dead:
                 self._learn(news, arrivals, dead)
         self._note_overdue()
-        return arrivals, dead
+        return self._fetched(arrivals), dead
 
-    def _news(self, seconds: float | None) -> Iterator[News | Arrival]:
-        """Everything that has come, after waiting for something to come."""
-        with suppress(queue.Empty):
-            if seconds is None or seconds > 0:
-                yield self._mail.get(timeout=seconds)
-            while True:
-                yield self._mail.get_nowait()
+    def _fetched(self, arrivals: list[Arrival]) -> list[Arrival]:
+        """With the payloads that are wanted and on this machine already, all of them at once."""
+        here = [
+            index
+            for index, (hand, record, _, _) in enumerate(arrivals)
+            if record.serial == self._serial
+            and record.sent >= 0
+            and record.slot in self._open_orders
+            and cast(RayHand, hand).node == self._node
+        ]
+        with suppress(ray.exceptions.RayError):  # then they are fetched one by one, and each has its own fate
+            arrays = ray.get([arrivals[index].cargo[0] for index in here], timeout=0)
+            for index, array in zip(here, arrays, strict=True):
+                arrivals[index] = arrivals[index]._replace(cargo=(array, *arrivals[index].cargo[1:]))
+        return arrivals
 
     def _learn(self, news: News, arrivals: list[Arrival], dead: list[AnyHand]) -> None:
         hand, call, value = news.hand, news.call, news.value
@@ -304,7 +310,7 @@ class RayCluster(RealTimeCluster):
         if isinstance(value, Ready):
             hand.is_ready(value, self._machine)
             now = time.monotonic()
-            arrivals.append(Arrival(hand, Record(READY, 0, -1, -1, now, now, 0, 0)))
+            arrivals.append(Arrival(hand, Record(READY, 0, -1, -1, now, now, 0, 0), now))
         else:
             hand.reason = text(value)
             hand.kill()
@@ -322,7 +328,7 @@ class RayCluster(RealTimeCluster):
             now = time.monotonic()
             slot = call.message.orders[0].slot if call.message.orders else 0
             record = Record(ERROR, slot, call.message.serial, -1, now, now, 0, 0)
-            arrivals.append(Arrival(hand, record, (None, None, text(error))))
+            arrivals.append(Arrival(hand, record, now, (None, None, text(error))))
 
     def _note_overdue(self) -> None:
         """A worker that finds no room: wait on and say so, or go on without it until it is there."""
@@ -350,10 +356,10 @@ class RayCluster(RealTimeCluster):
             self._due.append(arrival)
             return None
         try:
-            array = ray.get(payload, timeout=0)
+            array = payload if isinstance(payload, np.ndarray) else ray.get(payload, timeout=0)
         except ray.exceptions.GetTimeoutError:  # it is on another machine, and now on its way
             self._pulling.add(order.slot)
-            payload.future().add_done_callback(lambda _: self._mail.put(arrival))
+            payload.future().add_done_callback(lambda _: self._mail.put(arrival, urgent=True))
             return None
         except ray.exceptions.RayTaskError as error:  # there is no room for it where it was computed
             said = text(error).strip().splitlines()[-1]

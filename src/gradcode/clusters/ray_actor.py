@@ -76,6 +76,7 @@ class Actor:
         # Where the master finds the modules of model and dataset, this machine may find them as well.
         sys.path.extend(place for place in path if place not in sys.path)
         keep_memory()
+        be_polite()
         # Parameters are arrays of the object store, which is not to be written to; the model only reads them.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         self._work: _Work | None = None
@@ -84,9 +85,7 @@ class Actor:
     @method(concurrency_group="compute")
     def load(self, setup: Setup, cargo: Cargo) -> Ready:
         """Takes up work for a cluster, leaving what it did before."""
-        # Both are of this thread, which is the one that computes.
-        be_polite()
-        torch.set_num_threads(setup.threads)
+        torch.set_num_threads(setup.threads)  # of this thread, which is the one that computes
         self._work = _Work(setup, cargo)
         return Ready(os.getpid(), machine(), ray.get_runtime_context().get_node_id())
 

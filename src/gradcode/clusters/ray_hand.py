@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection
@@ -10,7 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from gradcode.clusters.post import Message, PlannedOrder, Plans
+from gradcode.clusters.post import REPLY, Message, PlannedOrder, Plans
 from gradcode.clusters.ray_actor import Ready, Said, Setup
 from gradcode.clusters.ray_connection import ray
 from gradcode.clusters.roster import Arrival
@@ -30,14 +31,39 @@ class News(NamedTuple):
     """Something that has come from an actor, in the order of coming.
 
     ``call``: what it answers; None: the actor says that it can begin. ``value`` may be an exception. ``payload``: the
-    object that holds the answer's payload, wherever it is.
+    object that holds the answer's payload, wherever it is. ``at``: when it came, by this process's monotonic clock.
     """
 
     hand: RayHand
     actor: Any
     call: Call | None
     value: Any
-    payload: Any = None
+    payload: Any
+    at: float
+
+
+class Mail:
+    """Takes what comes from Ray's threads to the master's, which is woken up when it is worth it."""
+
+    def __init__(self) -> None:
+        self._come: list[News | Arrival] = []
+        self._enough, self._urgent = 1, False
+        self._changed = threading.Condition()
+
+    def put(self, thing: News | Arrival, urgent: bool) -> None:
+        with self._changed:
+            self._come.append(thing)
+            self._urgent = self._urgent or urgent
+            if self._urgent or len(self._come) >= self._enough:
+                self._changed.notify()
+
+    def take(self, seconds: float | None, enough: int) -> list[News | Arrival]:
+        """All that has come, after waiting until it is ``enough`` or urgent, at most ``seconds`` (None: for ever)."""
+        with self._changed:
+            self._enough = enough
+            self._changed.wait_for(lambda: self._urgent or len(self._come) >= enough, seconds)
+            come, self._come, self._urgent = self._come, [], False
+        return come
 
 
 class RayHand:
@@ -47,12 +73,10 @@ class RayHand:
         worker: its index.
         cluster: names the cluster to the actor.
         parameters: what the workers read in this iteration, in the object store.
-        news: takes what comes, from Ray's own thread.
+        mail: takes what comes.
     """
 
-    def __init__(
-        self, worker: int, cluster: str, parameters: Callable[[], Any], news: Callable[[News], object]
-    ) -> None:
+    def __init__(self, worker: int, cluster: str, parameters: Callable[[], Any], mail: Mail) -> None:
         self.worker = worker
         self.ready = False
         self.gone = False
@@ -67,7 +91,7 @@ class RayHand:
         self.calls: list[Call] = []
         self.reason = ""  # of the last death
         self.late = False  # in getting ready, and said to be
-        self._cluster, self._parameters, self._news = cluster, parameters, news
+        self._cluster, self._parameters, self._mail = cluster, parameters, mail
         self._asked = 0.0
         self._plans = Plans()
         self._waiting: deque[tuple[tuple[PlannedOrder, ...], Message]] = deque()
@@ -129,11 +153,14 @@ class RayHand:
 
     def _await(self, record: Any, call: Call | None, payload: Any) -> None:
         """Has what ``record`` will hold put among the news, as soon as it is there."""
-        actor, news = self.actor, self._news
+        actor = self.actor
 
         def came(future: Future[Any]) -> None:
             error = future.exception()
-            news(News(self, actor, call, future.result() if error is None else error, payload))
+            value = future.result() if error is None else error
+            # An answer alone can wait for others; but not if the actor then gets what it has waited for.
+            usual = isinstance(value, Said) and value.record.kind == REPLY and not self._waiting
+            self._mail.put(News(self, actor, call, value, payload, time.monotonic()), urgent=not usual)
 
         record.future().add_done_callback(came)
 
@@ -157,7 +184,7 @@ class RayHand:
         """What its worker says in answer to a call; None: there was nothing more to say."""
         assert news.call is not None
         self.end(news.call)
-        return None if news.value is None else self._arrival(news.value, news.call, news.payload)
+        return None if news.value is None else self._arrival(news.value, news)
 
     def end(self, call: Call) -> None:
         """One answer to the call has come; with the last the actor may have the next message."""
@@ -166,16 +193,18 @@ class RayHand:
             self.calls.remove(call)
             self.flush()
 
-    def _arrival(self, said: Said, call: Call, payload: Any) -> Arrival:
+    def _arrival(self, said: Said, news: News) -> Arrival:
         """What was said, in times of the master's clock.
 
         The clock of another machine is ahead by what a call seems to take on its way, less what it takes at least: the
         least that was ever seen is taken for the clock.
         """
         if self._offset:
-            self._offset = min(self._offset, said.started - call.message.sent)
+            assert news.call is not None
+            self._offset = min(self._offset, said.started - news.call.message.sent)
         began, ended = said.record.began - self._offset, said.record.ended - self._offset
-        return Arrival(self, said.record._replace(began=began, ended=ended), (payload, said.statistics, said.text))
+        record = said.record._replace(began=began, ended=ended)
+        return Arrival(self, record, news.at, (news.payload, said.statistics, said.text))
 
     def kill(self) -> None:
         """Ends the actor, be it running or stopped."""

@@ -122,8 +122,11 @@ class RealTimeCluster(ABC):
         """Whether a worker that has died is not to be started again."""
 
     @abstractmethod
-    def _listen(self, seconds: float | None) -> tuple[list[Arrival], list[Hand]]:
-        """Waits at most ``seconds`` (None: for ever); what has come, and who is dead, after all it has said."""
+    def _listen(self, seconds: float | None, awaits: int) -> tuple[list[Arrival], list[Hand]]:
+        """Waits at most ``seconds`` (None: for ever); what has come, and who is dead, after all it has said.
+
+        Answers may be held back until there are ``awaits`` of them, for none before that one is the last.
+        """
 
     @abstractmethod
     def _answer(self, arrival: Arrival, order: Order, time: float) -> Reply | Failure | None:
@@ -278,21 +281,21 @@ class RealTimeCluster(ABC):
                     f"iteration {self._number} cannot be finished: workers {sorted(self._ledger.heard)} answered and "
                     f"nothing is under way"
                 )
-            self._poll(None if wait.deadline is None else wait.deadline - now)
+            self._poll(None if wait.deadline is None else wait.deadline - now, wait.awaits)
 
     def _open_up(self, event: Arrival | Loss | Failure) -> Event | None:
         """What a thing in the queue means for the driver; None: nothing, for nobody waits for it any more."""
         if not isinstance(event, Arrival):
             return event
-        hand, record, _ = event
+        hand, record, at, _ = event
         order = self._open_orders.get(record.slot)
         if order is None or order.worker != hand.worker:
             return None
         self._last = record.ended
-        return self._answer(event, order, time.monotonic() - self._start_time)
+        return self._answer(event, order, at - self._start_time)
 
-    def _poll(self, seconds: float | None) -> None:
-        """Waits for something to happen, at most ``seconds``, and books it."""
+    def _poll(self, seconds: float | None, awaits: int = 1) -> None:
+        """Waits for something to happen, or ``awaits`` answers to come, at most ``seconds``, and books it."""
         now = time.monotonic()
         for hand in self._hands:
             if hand.again and now >= hand.again:
@@ -306,7 +309,7 @@ class RealTimeCluster(ABC):
             seconds = soonest if seconds is None else min(seconds, soonest)
         if seconds is not None:
             seconds = min(seconds, _LONGEST_WAIT)  # whoever waits asks again
-        arrivals, dead = self._listen(seconds)
+        arrivals, dead = self._listen(seconds, awaits)
         arrivals.sort(key=lambda arrival: (arrival.record.ended, arrival.hand.worker))
         for arrival in arrivals:
             self._hear(arrival)
@@ -316,8 +319,8 @@ class RealTimeCluster(ABC):
             self._kill_silent()
 
     def _hear(self, arrival: Arrival) -> None:
-        hand, record, _ = arrival
-        hand.heard = time.monotonic()
+        hand, record, at, _ = arrival
+        hand.heard = at
         if record.kind == READY:
             hand.ready, hand.gone = True, False
             return
@@ -333,7 +336,7 @@ class RealTimeCluster(ABC):
         if record.kind == REPLY:
             self._queue.append(arrival)
         else:
-            self._queue.append(Failure(hand.worker, time.monotonic() - self._start_time, self._why(arrival)))
+            self._queue.append(Failure(hand.worker, at - self._start_time, self._why(arrival)))
 
     def _book_work(self, worker: int, record: Record, current: bool) -> None:
         """Enters what a worker has done, be it for an iteration that is over."""

@@ -36,8 +36,9 @@ class Hand(Protocol):
 
 
 class Arrival(NamedTuple):
-    """A record that has come, and what the cluster needs to make a reply of it."""
+    """A record that has come ``at`` a time of this process's monotonic clock, and what is needed for a reply."""
 
     hand: Hand
     record: Record
+    at: float
     cargo: Any = None

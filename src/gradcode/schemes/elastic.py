@@ -120,6 +120,15 @@ class Elastic:
         return self._members
 
     @property
+    def awaits(self) -> int:
+        """Replies that must still come at least; see :class:`gradcode.protocol.Scheme`.
+
+        No more than those who are there can give: after the last of them the iteration may have to begin anew.
+        """
+        coming = sum(self._members[order.worker] in self._there for order in self._open.values())
+        return max(1, min(coming, int(getattr(self.present, "awaits", 1))))
+
+    @property
     def present(self) -> Scheme:
         """The scheme for the members."""
         return self._fitted.scheme

@@ -26,7 +26,7 @@ class Fastest(RowScheme):
         code = codes.uncoded(workers, partitions=partitions)
         super().__init__([dict.fromkeys(map(int, held), 1.0) for held in code.placement], deadline=None)
         self.partitions = code.partitions
-        self.k = k
+        self.k = self._fewest = k
         self._rounding = code.decode(range(workers)).error
 
     def __repr__(self) -> str:

@@ -45,6 +45,7 @@ class RowScheme(ABC):
     error = float("nan")
     exact = False
     done = True
+    _fewest = 1  # rows without which nothing can be decoded
     _roundoff = 2.0**-24  # what the errors of ``_weights`` allow for: that of float32
 
     def __init__(
@@ -65,6 +66,11 @@ class RowScheme(ABC):
     @property
     def inner(self) -> tuple[Scheme | None, ...]:
         return ()
+
+    @property
+    def awaits(self) -> int:
+        """Replies that must still come at least; see :class:`gradcode.protocol.Scheme`."""
+        return 1 if self._late else max(1, self._fewest - len(self._arrived))
 
     @abstractmethod
     def _suffice(self, arrived: set[int], iteration: Iteration) -> bool:
