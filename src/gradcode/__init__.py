@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from gradcode import errors
@@ -36,7 +37,6 @@ __all__ = [
     "GradcodeError",
     "GradcodeWarning",
     "LocalCluster",
-    "RayCluster",
     "Report",
     "Session",
     "SimulatedCluster",
@@ -52,6 +52,8 @@ __all__ = [
     "schemes",
     "training",
 ]
+if importlib.util.find_spec("ray"):  # else `from gradcode import *` would ask for what cannot be had
+    __all__ += ["RayCluster"]
 
 
 def __getattr__(name: str) -> Any:
