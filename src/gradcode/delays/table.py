@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +20,25 @@ from gradcode.delays.trace import durations, read_csv, write_csv
 # Iterations that a table draws at once.
 CHUNK = 256
 
+Relay = Literal["independent", "shared"]
+RELAYS: tuple[Relay, ...] = ("independent", "shared")
+
+
+Above = tuple[tuple[int, ...], ...]
+"""For each worker the edge nodes between it and the master, the nearest first."""
+
 
 class Rows(NamedTuple):
-    """Some iterations: ``compute`` (iterations, N, stages) seconds per unit of load, and the links' state."""
+    """Some iterations: ``compute`` (iterations, N, stages) seconds per unit of load, and the links' states.
+
+    ``link`` is that of the N workers, ``edges`` that of the E edge nodes, ``relay`` that of workers' messages which
+    edge nodes only pass on, (iterations, N).
+    """
 
     compute: Floats
     link: LinkState
+    edges: LinkState
+    relay: LinkState
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,10 @@ class Delays:
         communicate: a ``Link``, or a law or process of the seconds of a reply of any size; a list of one per
             worker. None: no time.
         stages: batches of orders per iteration that draw anew; 1: the first draw holds through the iteration.
+        edges: how long an edge node's message takes to the node above it: as ``communicate``, a list being one per
+            edge node, parents before their children. None: no time.
+        relay: where edge nodes only pass on what workers send: ``"independent"`` draws the edge nodes' links for each
+            message, ``"shared"`` once for all messages of an iteration.
 
     >>> from gradcode.delays import Delays, Link, ShiftedExponential
     >>> delays = Delays(ShiftedExponential(0.1, 10.0), Link(latency=0.001, bandwidth=1e9))
@@ -48,36 +65,39 @@ class Delays:
     compute: Source
     communicate: Link | tuple[Link, ...] | None = None
     stages: int = 1
+    edges: Link | tuple[Link, ...] | None = None
+    relay: Relay = "independent"
 
     def __init__(
         self,
         compute: Source | Sequence[Source],
         communicate: Link | Source | Sequence[Link | Source] | None = None,
         stages: int = 1,
+        edges: Link | Source | Sequence[Link | Source] | None = None,
+        relay: Relay = "independent",
     ) -> None:
         source = PerWorker(compute) if isinstance(compute, list | tuple) else compute
         if not isinstance(source, Source):
             raise ValueError(f"compute={compute!r} must be a law, a process, or a list of one per worker")
-        link: Link | tuple[Link, ...] | None = None
-        if isinstance(communicate, list | tuple):
-            require(len(communicate) > 0, "communicate", communicate, "hold at least one link")
-            link = tuple(_as_link(each) for each in communicate)
+        link = _as_links("communicate", communicate)
+        if isinstance(link, tuple):
             fits = source.workers in (None, len(link))
             require(fits, "len(communicate)", len(link), f"be {source.workers}")
-        elif communicate is not None:
-            link = _as_link(communicate)
+        require(relay in RELAYS, "relay", relay, f"be one of {', '.join(RELAYS)}")
         object.__setattr__(self, "compute", source)
         object.__setattr__(self, "communicate", link)
         object.__setattr__(self, "stages", count("stages", stages, 1))
+        object.__setattr__(self, "edges", _as_links("edges", edges))
+        object.__setattr__(self, "relay", relay)
 
     @property
     def workers(self) -> int | None:
         """The number of workers they are made for; None: any."""
         return len(self.communicate) if isinstance(self.communicate, tuple) else self.compute.workers
 
-    def start(self, rng: np.random.Generator, workers: int) -> DelaysSampler:
-        """A sampler at iteration 0; ValueError where the delays are made for another number of workers."""
-        return DelaysSampler(self, rng, workers)
+    def start(self, rng: np.random.Generator, workers: int, above: Above = ()) -> DelaysSampler:
+        """A sampler at iteration 0; ValueError where the delays are made for other numbers of workers or edge nodes."""
+        return DelaysSampler(self, rng, workers, above)
 
     def sample(
         self,
@@ -117,32 +137,42 @@ class Delays:
                 part += rows.link.seconds(size)
         return total
 
-    def table(self, workers: int, seed: int) -> DelayTable:
-        """The table of these delays; the same for the same delays, workers and seed."""
-        return DelayTable(self, workers, seed)
+    def table(self, workers: int, seed: int, above: Above = ()) -> DelayTable:
+        """The table of these delays; the same for the same delays, workers, edge nodes and seed."""
+        return DelayTable(self, workers, seed, above)
 
 
 class DelaysSampler:
     """Goes through the iterations of one run, in order."""
 
-    def __init__(self, delays: Delays, rng: np.random.Generator, workers: int) -> None:
-        compute_rng, link_rng = split(rng, 2)  # apart, so that adding a link leaves the computing as it was
-        self._workers = workers
+    def __init__(self, delays: Delays, rng: np.random.Generator, workers: int, above: Above = ()) -> None:
+        # Apart, so that adding a link leaves the computing as it was.
+        compute_rng, link_rng, edge_rng, relay_rng = split(rng, 4)
+        self._workers, self._above, self._shared = workers, above, delays.relay == "shared"
+        self._edges = 1 + max((edge for chain in above for edge in chain), default=-1)
         self._compute: Sampler = delays.compute.start(compute_rng, workers, delays.stages)
-        self._link: LinkSampler | LinksSampler | None = None
-        if isinstance(delays.communicate, Link):
-            self._link = delays.communicate.start(link_rng, workers)
-        elif delays.communicate is not None:
-            require(workers == len(delays.communicate), "workers", workers, f"be {len(delays.communicate)}")
-            self._link = LinksSampler(delays.communicate, link_rng)
+        self._link = _sampler(delays.communicate, link_rng, "workers", workers)
+        self._edge = _sampler(delays.edges, edge_rng, "edge nodes", self._edges)
+        # Messages that are passed on: those of one edge node side by side.
+        self._passed = [[worker for worker, chain in enumerate(above) if edge in chain] for edge in range(self._edges)]
+        each = delays.edges if isinstance(delays.edges, tuple) else (delays.edges,) * self._edges
+        rngs = split(relay_rng, self._edges)
+        self._relays = [
+            _sampler(link, own, "messages", len(passed))
+            for link, own, passed in zip(each, rngs, self._passed, strict=True)
+        ]
 
     def next(self, iterations: int) -> Rows:
         """The next ``iterations``."""
-        compute = self._compute.next(iterations)
-        if self._link is None:
-            nothing = np.broadcast_to(0.0, (iterations, self._workers))
-            return Rows(compute, LinkState(nothing, nothing))
-        return Rows(compute, self._link.next(iterations))
+        edges = _states(self._edge, iterations, self._edges)
+        relay = LinkState(np.zeros((iterations, self._workers)), np.zeros((iterations, self._workers)))
+        for edge, (sampler, passed) in enumerate(zip(self._relays, self._passed, strict=True)):
+            own = LinkState(edges.fixed[:, edge, None], edges.per_byte[:, edge, None])
+            if not self._shared:
+                own = _states(sampler, iterations, len(passed))
+            relay.fixed[:, passed] += own.fixed
+            relay.per_byte[:, passed] += own.per_byte
+        return Rows(self._compute.next(iterations), _states(self._link, iterations, self._workers), edges, relay)
 
 
 class DelayTable:
@@ -156,28 +186,38 @@ class DelayTable:
         delays: anything that :func:`as_delays` accepts.
         workers: N, ≥ 1.
         seed: ≥ 0.
+        above: for each worker the edge nodes between it and the master, the nearest first; empty: none.
 
     >>> table = DelayTable(Deterministic(0.5), workers=2, seed=0)
     >>> table.compute(1000).tolist()
     [[0.5], [0.5]]
     """
 
-    def __init__(self, delays: Delays | Source | None, workers: int, seed: int) -> None:
+    def __init__(self, delays: Delays | Source | None, workers: int, seed: int, above: Above = ()) -> None:
         delays = as_delays(delays)
         self.workers = count("workers", workers, 1)
         self.stages = delays.stages
-        self._recipe: tuple[Any, ...] = (delays, self.workers, count("seed", seed))
-        self._sampler: DelaysSampler | None = delays.start(np.random.default_rng(seed), self.workers)
+        self.edges = 1 + max((edge for chain in above for edge in chain), default=-1)
+        self._recipe: tuple[Any, ...] = (delays, self.workers, count("seed", seed), above)
+        self._sampler: DelaysSampler | None = delays.start(np.random.default_rng(seed), self.workers, above)
         self._chunks: list[Rows] = []
         self._chunk = CHUNK
 
     @classmethod
-    def from_array(cls, compute: npt.ArrayLike, communicate: npt.ArrayLike | None = None) -> DelayTable:
+    def from_array(
+        cls,
+        compute: npt.ArrayLike,
+        communicate: npt.ArrayLike | None = None,
+        edges: npt.ArrayLike | None = None,
+        above: Above = (),
+    ) -> DelayTable:
         """A recorded or scripted table, again from its start beyond its end.
 
         Args:
             compute: (iterations, N) or (iterations, N, stages) seconds per unit of load; inf: never answers.
             communicate: (iterations, N) seconds of one reply, whatever its size. None: no time.
+            edges: (iterations, E) seconds of a message of each edge node. None: no time.
+            above: for each worker the edge nodes between it and the master, the nearest first; empty: none.
 
         Raises:
             ValueError: a wrong shape, a negative duration or NaN.
@@ -190,9 +230,16 @@ class DelayTable:
         require(reply.shape == nothing.shape, "communicate.shape", reply.shape, f"be {nothing.shape}")
         table = cls.__new__(cls)
         table.workers, table.stages = seconds.shape[1:]
-        table._recipe = (seconds, None if communicate is None else reply)
+        table.edges = 1 + max((edge for chain in above for edge in chain), default=-1)
+        none = np.broadcast_to(0.0, (len(seconds), table.edges))
+        uplink = none if edges is None else durations("edges", edges, (2,))
+        require(uplink.shape == none.shape, "edges.shape", uplink.shape, f"be {none.shape}")
+        table._recipe = (seconds, None if communicate is None else reply, None if edges is None else uplink, above)
+        passed = np.zeros(nothing.shape)
+        for worker, chain in enumerate(above):
+            passed[:, worker] = uplink[:, list(chain)].sum(axis=1)
         table._sampler = None
-        table._chunks = [Rows(seconds, LinkState(reply, nothing))]
+        table._chunks = [Rows(seconds, LinkState(reply, nothing), LinkState(uplink, none), LinkState(passed, nothing))]
         table._chunk = len(seconds)
         return table
 
@@ -209,7 +256,7 @@ class DelayTable:
     def __repr__(self) -> str:
         if self._sampler is None:
             return f"DelayTable({self._chunk} recorded iterations, workers={self.workers}, stages={self.stages})"
-        delays, workers, seed = self._recipe
+        delays, workers, seed, _ = self._recipe
         return f"DelayTable({delays!r}, workers={workers}, seed={seed})"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -228,6 +275,17 @@ class DelayTable:
         rows, i = self._find(iteration)
         size = per_worker("bytes", bytes, self.workers)
         return LinkState(rows.link.fixed[i], rows.link.per_byte[i]).seconds(size)
+
+    def uplink(self, iteration: int, bytes: npt.ArrayLike = 0.0) -> Floats:
+        """(E,) seconds of one message of ``bytes`` from each edge node to the node above it."""
+        rows, i = self._find(iteration)
+        return LinkState(rows.edges.fixed[i], rows.edges.per_byte[i]).seconds(np.asarray(bytes, dtype=float))
+
+    def relay(self, iteration: int, bytes: npt.ArrayLike = 0.0) -> Floats:
+        """(N,) seconds that a reply of each worker takes from edge node to edge node, where those only pass it on."""
+        rows, i = self._find(iteration)
+        size = per_worker("bytes", bytes, self.workers)
+        return LinkState(rows.relay.fixed[i], rows.relay.per_byte[i]).seconds(size)
 
     def window(self, start: int, stop: int, bytes: npt.ArrayLike = 0.0) -> tuple[Floats, Floats]:
         """Iterations from ``start`` to before ``stop``: compute (…, N, stages) and communicate (…, N)."""
@@ -273,12 +331,16 @@ def as_delays(delays: Delays | Source | Sequence[Source] | None) -> Delays:
     raise ValueError(f"delays={delays!r} must be Delays, a law, a process, a list of one per worker, or None")
 
 
-def as_table(delays: DelayTable | Delays | Source | Sequence[Source] | None, workers: int, seed: int) -> DelayTable:
-    """The table of what a user may write as delays; a table itself must be for that many workers."""
+def as_table(
+    delays: DelayTable | Delays | Source | Sequence[Source] | None, workers: int, seed: int, above: Above = ()
+) -> DelayTable:
+    """The table of what a user may write as delays; a table itself must be for that many workers and edge nodes."""
     if isinstance(delays, DelayTable):
         require(delays.workers == workers, "workers", workers, f"be {delays.workers}, as in {delays!r}")
+        edges = 1 + max((edge for chain in above for edge in chain), default=-1)
+        require(delays.edges in (0, edges), "edge nodes", edges, f"be {delays.edges}, as in {delays!r}")
         return delays
-    return as_delays(delays).table(workers, seed)
+    return as_delays(delays).table(workers, seed, above)
 
 
 def per_worker(name: str, values: npt.ArrayLike, workers: int) -> Floats:
@@ -289,9 +351,35 @@ def per_worker(name: str, values: npt.ArrayLike, workers: int) -> Floats:
     return array
 
 
-def _as_link(communicate: object) -> Link:
-    if isinstance(communicate, Link):
-        return communicate
-    if isinstance(communicate, Source):
-        return Link(latency=communicate)
-    raise ValueError(f"communicate={communicate!r} must be a Link, a law or a process")
+def _as_links(name: str, links: object) -> Link | tuple[Link, ...] | None:
+    """What a user may write for links: one for all, a list of one each, None."""
+    if isinstance(links, list | tuple):
+        require(len(links) > 0, name, links, "hold at least one link")
+        return tuple(_as_link(name, each) for each in links)
+    return None if links is None else _as_link(name, links)
+
+
+def _as_link(name: str, link: object) -> Link:
+    if isinstance(link, Link):
+        return link
+    if isinstance(link, Source):
+        return Link(latency=link)
+    raise ValueError(f"{name}={link!r} must be a Link, a law or a process")
+
+
+def _sampler(
+    link: Link | tuple[Link, ...] | None, rng: np.random.Generator, what: str, number: int
+) -> LinkSampler | LinksSampler | None:
+    if link is None or not number:
+        return None
+    if isinstance(link, Link):
+        return link.start(rng, number)
+    require(number == len(link), what, number, f"be {len(link)}")
+    return LinksSampler(link, rng)
+
+
+def _states(sampler: LinkSampler | LinksSampler | None, iterations: int, number: int) -> LinkState:
+    if sampler is None:
+        nothing = np.broadcast_to(0.0, (iterations, number))
+        return LinkState(nothing, nothing)
+    return sampler.next(iterations)
