@@ -45,6 +45,15 @@ EXACT: dict[str, Build] = {
     "heterogeneous, random": lambda n, s, dtype: codes.heterogeneous(
         _speeds(n), 3 * n + 1, s, variant="random", draws=3, dtype=dtype, max_error=ALL_SIZES
     ),
+    "hierarchical, edge nodes of one": lambda n, s, dtype: codes.hierarchical(
+        [1] * n, s, 0, variant="lagrange", dtype=dtype, max_error=ALL_SIZES
+    ),
+    "hierarchical, one edge node": lambda n, s, dtype: codes.hierarchical(
+        [n], 0, s, 2 * n, variant="lagrange", nodes="unity", dtype=dtype, max_error=ALL_SIZES
+    ),
+    "hierarchical, capped, K=19": lambda n, s, dtype: codes.hierarchical(
+        [1] * n, s, 0, 19, capped=True, dtype=dtype, max_error=ALL_SIZES
+    ),
 }
 
 

@@ -18,6 +18,7 @@ SAMPLES = {
     "cyclic_mds": {"workers": 6, "stragglers": 2},
     "reed_solomon": {"workers": 6, "stragglers": 1},
     "heterogeneous": {"speeds": [1, 1, 2, 2], "partitions": 6, "stragglers": 1},
+    "hierarchical": {"workers_per_edge": [3, 3, 6], "edge_stragglers": 1, "worker_stragglers": 1, "dtype": "float64"},
     "stochastic": {"workers": 8, "partitions": 7, "replication": 3},
     "bernoulli": {"workers": 8, "replication": 3},
     "batched_coupon": {"workers": 9, "partitions": 8, "load": 2},
@@ -108,6 +109,7 @@ def test_randomness_comes_from_the_argument():
     for build in (
         lambda rng: codes.cyclic_repetition(8, 2, variant="random", rng=rng, dtype="float64"),
         lambda rng: codes.heterogeneous([1, 2, 3], 6, 1, variant="random", rng=rng, dtype="float64"),
+        lambda rng: codes.hierarchical([3, 3, 3], 1, 1, variant="random", rng=rng, dtype="float64"),
         lambda rng: codes.stochastic(8, 8, 3, rng=rng),
         lambda rng: codes.bernoulli(8, 8, 3, rng=rng),
         lambda rng: codes.batched_coupon(8, 8, 4, rng=rng),

@@ -5,14 +5,15 @@
 
 Which one to choose: `fractional_repetition` unless there is a reason against it; `cyclic_repetition` when
 every worker must have the same load at every size; `heterogeneous` when speeds differ; `batched_coupon` when
-stragglers are random and many; `stochastic` when an approximate gradient is enough. `REGISTRY` says for each
-what it trades.
+stragglers are random and many; `hierarchical` when workers answer through edge nodes; `stochastic` when an
+approximate gradient is enough. `REGISTRY` says for each what it trades.
 """
 
 from gradcode.codes.code import Decoding, GradientCode
 from gradcode.codes.coupon import batched_coupon
 from gradcode.codes.cyclic import cyclic_repetition
 from gradcode.codes.heterogeneous import heterogeneous
+from gradcode.codes.hierarchical import HierarchicalCode, Tradeoff, hierarchical
 from gradcode.codes.mds import cyclic_mds
 from gradcode.codes.reed_solomon import reed_solomon
 from gradcode.codes.registry import REGISTRY, Entry, create, entry, register
@@ -25,6 +26,8 @@ __all__ = [
     "Decoding",
     "Entry",
     "GradientCode",
+    "HierarchicalCode",
+    "Tradeoff",
     "Worst",
     "batched_coupon",
     "bernoulli",
@@ -34,6 +37,7 @@ __all__ = [
     "entry",
     "fractional_repetition",
     "heterogeneous",
+    "hierarchical",
     "reed_solomon",
     "register",
     "stochastic",

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import SupportsIndex
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gradcode.codes import checks, stability
-from gradcode.codes.affine import AffineCode
 from gradcode.codes.code import GradientCode, Indices
-from gradcode.codes.columns import Floats, StaircaseCode, decoding_space, solve_columns
+from gradcode.codes.columns import Floats
+from gradcode.codes.layers import Laps
 from gradcode.codes.registry import register
 
 
@@ -73,14 +72,12 @@ def heterogeneous(
     seeds = checks.generator(rng).integers(2**63, size=count)
 
     def build(s: int, dtype: str) -> GradientCode:
-        layout = _Layout(proportional_loads(rates, total, s), total)
+        laps = Laps(proportional_loads(rates, total, s), total)
         if given is not None and len(given) == s + 1:
-            return layout.mixed(given, s, dtype, thorough=True)
+            return laps.mixed(given, dtype, thorough=True)
         if variant == "column" or given is not None:
-            return StaircaseCode(layout.held, layout.sizes, dtype, laps=layout.laps, stragglers=s)
-        drafts = [np.random.default_rng(seed).standard_normal((s + 1, n)) for seed in seeds]
-        best = min(drafts, key=lambda C: layout.mixed(layout.balanced(C), s, dtype, thorough=False).worst.error)
-        return layout.mixed(layout.balanced(best), s, dtype, thorough=True)
+            return laps.column(dtype)
+        return laps.random(dtype, seeds)
 
     return stability.accept(build, s, dtype, max_error)
 
@@ -114,41 +111,3 @@ def _checked(mixing: Floats | Sequence[Sequence[float]], rows: int, workers: int
     if matrix.shape != (rows, workers):
         raise ValueError(f"mixing={matrix.shape} must have the shape (stragglers + 1, workers) = {(rows, workers)}")
     return matrix
-
-
-class _Layout:
-    """Workers laid one after another along the laps; partitions between two starts have the same holders."""
-
-    def __init__(self, loads: Indices, partitions: int) -> None:
-        self.stops = np.cumsum(loads)
-        self.starts = self.stops - loads
-        self.partitions = partitions
-        cuts = np.unique(np.append(self.starts % partitions, [0, partitions]))
-        self.sizes = np.diff(cuts)
-        held: NDArray[np.bool_] = (cuts[:-1] - self.starts[:, None]) % partitions < loads[:, None]
-        self.held = held
-
-        self.laps = [
-            (int(start // partitions), int((stop - 1) // partitions)) if stop > start else None
-            for start, stop in zip(self.starts, self.stops, strict=True)
-        ]
-
-    def mixed(self, mixing: Floats, stragglers: int, dtype: str, *, thorough: bool) -> AffineCode:
-        """The code with C B = 1."""
-        matrix = self._solved(mixing)
-        offset, null = decoding_space(mixing)
-        return AffineCode(
-            matrix, self.sizes, stragglers, dtype, offset=offset, null=null, generic=False, thorough=thorough
-        )
-
-    def balanced(self, mixing: Floats) -> Floats:
-        """C scaled so that the rows of B have norm 1 and C B is unchanged: messages become comparable."""
-        norms = np.linalg.norm(self._solved(mixing) * np.sqrt(self.sizes), axis=1)
-        scaled: Floats = mixing * np.where(norms > 0, norms, 1.0)
-        return scaled
-
-    def _solved(self, mixing: Floats) -> Floats:
-        try:
-            return solve_columns(mixing, self.held)
-        except np.linalg.LinAlgError:
-            raise ValueError("mixing must have independent columns for the holders of every partition") from None

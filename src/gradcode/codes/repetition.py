@@ -21,10 +21,10 @@ class IntervalCode(GradientCode):
     more than in a plain sum. The sum of all partitions is in the span of the survivors' messages exactly when 0
     and K are connected; an edge passed backwards would be subtracted. But where the runs belong to at most two
     tilings, backward edges never help: just right of a node at most two distinct runs pass, and a path that
-    comes back to the node has used both. So this decodes every set that any decoder can.
+    comes back to the node has used both. There this decodes every set that any decoder can.
 
     Args:
-        runs: (N, 2) start and stop of each worker's run, copies of the runs of at most two tilings of 0, …, K − 1.
+        runs: (N, 2) start and stop of each worker's run, which together form tilings of 0, …, K − 1.
         tolerance: s; after s losses a tiling must be left.
         dtype: of the messages.
     """
