@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from gradcode.topology import Branch
+
 Coefficient = float | complex
 
 
@@ -195,11 +197,12 @@ class Order:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reply:
-    """A worker's answer.
+    """A worker's answer, or an edge node's.
 
     ``payload`` is the row's bytes (uint8), valid until the next ``start``; None is a skip (a codec had nothing to
     send) or, for a held order, a notice. ``time`` is in seconds since the iteration's start. ``statistics`` has one
-    row per partition of the combination, in its order: what the objective reports beside the gradient, loss first.
+    row per partition of the combination, in its order: what the objective reports beside the gradient, loss first. In
+    an edge node's answer NaN in a whole row says that the partition is not in the sum.
     """
 
     order: Order
@@ -320,7 +323,10 @@ class Scheme(Protocol):
         ...
 
     def duration(self, compute: Floats, communicate: Floats) -> Floats:
-        """Seconds of an iteration: (samples, N, stages) per unit of load, (samples, N) per reply -> (samples,)."""
+        """Seconds of an iteration: (samples, N, stages) per unit of load, (samples, links) per reply -> (samples,).
+
+        The links are those of the N workers, then those of the edge nodes, parents before their children.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -376,9 +382,14 @@ class Source(Protocol):
 
 
 class Cluster(Protocol):
-    """Where orders are carried out. A cluster is a context manager; leaving it leaves nothing behind."""
+    """Where orders are carried out. A cluster is a context manager; leaving it leaves nothing behind.
+
+    Where there are edge nodes, they are to their parent what a worker is: orders and replies bear the number of the
+    parent's child.
+    """
 
     workers: int
+    topology: Branch
     parameters: Tensor
     buffers: Tensor
     rows: Tensor
@@ -388,15 +399,24 @@ class Cluster(Protocol):
         """What the workers remember, (memory rows, 2, length); None where the layout asks for none."""
         ...
 
-    def open(self, source: Source, layout: Layout, seed: int, like: Tensor, reply_dtype: torch.dtype) -> None:
+    def open(
+        self,
+        source: Source,
+        layout: Layout,
+        seed: int,
+        like: Tensor,
+        reply_dtype: torch.dtype,
+        inner: Sequence[Scheme | None] = (),
+    ) -> None:
         """Starts the workers on ``source``; ``parameters``, ``buffers``, ``rows`` and ``memory`` exist from now on.
 
-        ``like`` is any CPU tensor of the parameters' dtype; ``reply_dtype`` is that of the rows.
+        ``like`` is any CPU tensor of the parameters' dtype; ``reply_dtype`` is that of the rows. ``inner`` are the
+        schemes of the edge nodes; empty: the master speaks with the workers themselves, and edge nodes only pass on.
         """
         ...
 
     def alive(self) -> tuple[int, ...]:
-        """Workers that can be given orders."""
+        """Those of the master's children, workers or edge nodes, that can be given orders."""
         ...
 
     def away(self) -> tuple[int, ...]:

@@ -27,6 +27,8 @@ class Work:
 class Outcome:
     """How an iteration went on its cluster, before decoding.
 
+    Where there are edge nodes, those take the workers' place here, except in the numbers of computations.
+
     Args:
         time: seconds from the start until the scheme was done.
         arrivals: (N,) seconds at which each worker's last reply came; NaN: none did.
@@ -40,7 +42,8 @@ class Outcome:
         work: what is known of the workers' time.
         sending: seconds of real time that the master took to start the scheme and send the first orders.
         last: ``time.monotonic()`` at which the last needed reply was ready at its worker (simulated: now).
-        compute, communicate: (N, stages) and (N,), the delays of this iteration where they are known.
+        compute, communicate: (N, stages) and (links,), the delays of this iteration where they are known: those of all
+            workers, and the links of edge nodes after those of the workers.
     """
 
     time: float
@@ -63,6 +66,8 @@ class Outcome:
 @dataclass(frozen=True, slots=True, eq=False)
 class Report:
     """What one iteration was. Callbacks, logs, plots and the planner read reports and nothing else.
+
+    Where the master's children are edge nodes, those take the workers' place, except in ``computations``.
 
     Args:
         iteration, epoch: counted from 0.

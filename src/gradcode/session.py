@@ -17,6 +17,7 @@ from gradcode.errors import CheckpointError, GradcodeError
 from gradcode.protocol import Cluster, Combination, Floats, Iteration, Outcome, Report, Scheme, Source
 from gradcode.protocol import Step as StepHistory
 from gradcode.schemes.bounds import fluid_bound
+from gradcode.topology import shape_of
 from gradcode.training.checks import check_dataset
 from gradcode.training.objective import (
     Collate,
@@ -177,8 +178,7 @@ class Session:
         reply_dtype: torch.dtype | None,
         listeners: Sequence[Listener],
     ) -> None:
-        if scheme.workers != cluster.workers:
-            raise ValueError(f"{scheme!r} is for {scheme.workers} workers, the cluster has {cluster.workers}")
+        _check_shape(scheme, cluster)
         if scheme.partitions != objective.partitions:
             raise ValueError(
                 f"{scheme!r} has {scheme.partitions} partitions, the objective is cut into {objective.partitions}"
@@ -192,7 +192,7 @@ class Session:
         self._serial = 0
         self._target = Combination(dict.fromkeys(range(objective.partitions), 1.0))
         like = torch.empty(0, dtype=objective.dtype)
-        cluster.open(objective, scheme.layout, seed, like, reply_dtype or objective.dtype)
+        cluster.open(objective, scheme.layout, seed, like, reply_dtype or objective.dtype, scheme.inner)
         objective.place(cluster.parameters, cluster.buffers)
         self._gradient = torch.zeros(objective.length, dtype=objective.dtype)
         self._gradients = objective.split(self._gradient)
@@ -343,7 +343,11 @@ class Session:
         if outcome.compute is not None and outcome.communicate is not None:
             compute, communicate = outcome.compute[None], outcome.communicate[None]
             order_statistic = float(self.scheme.duration(compute, communicate)[0])
-            fluid = float(fluid_bound(compute[:, :, 0], self.objective.partitions, communicate)[0])
+            way = communicate
+            if any(self.scheme.inner):  # all links between a worker and the master
+                links, above = outcome.communicate, self.cluster.topology.above
+                way = np.array([[links[w] + links[[len(above) + e for e in up]].sum() for w, up in enumerate(above)]])
+            fluid = float(fluid_bound(compute[:, :, 0], self.objective.partitions, way)[0])
         report = Report(
             iteration=number,
             epoch=self.objective.epoch(number)[0],
@@ -368,3 +372,20 @@ class Session:
         )
         for listener in self.listeners:
             listener(report)
+
+
+def _check_shape(scheme: Scheme, cluster: Cluster) -> None:
+    """Whether the cluster has the workers, and the edge nodes, that the scheme is for.
+
+    Raises:
+        ValueError: it has others.
+    """
+    wanted, tree = shape_of(scheme), cluster.topology
+    if wanted == tree.shape or wanted == cluster.workers:
+        return
+    if isinstance(wanted, int):
+        raise ValueError(f"{scheme!r} is for {wanted} workers, the cluster has {cluster.workers}")
+    raise ValueError(
+        f"{scheme!r} is for edge nodes with {wanted} workers, the cluster has {tree.shape}; give the cluster "
+        f"topology={wanted}"
+    )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from elastic_cases import K, TwoRows, answer, carry_out, iteration_of, orders_of, repetition, uncoded
 
-from gradcode import schemes
+from gradcode import codes, schemes
 from gradcode.errors import GradcodeWarning
 from gradcode.protocol import Iteration, Order, Scheme
 
@@ -75,10 +75,9 @@ def remembering(workers: int) -> Scheme:
     return scheme  # type: ignore[no-any-return]
 
 
-class WithEdges(TwoRows):
-    @property
-    def inner(self) -> tuple[Scheme | None, ...]:
-        return (None,) * self.workers
+def with_edge_nodes(workers: int) -> Scheme:
+    per_edge = [2] * (workers // 2)
+    return schemes.hierarchical(codes.hierarchical(per_edge, 1, 0))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +86,8 @@ class WithEdges(TwoRows):
         (schemes.uncoded, r"build\(7\) has 7 partitions, build\(8\) has 8: .* give partitions=8"),
         (lambda workers: uncoded(8), r"build\(7\) gave .* for 8 workers, not 7"),
         (remembering, r"layout\.memory=8.* belongs to the number"),
-        (WithEdges, "edge nodes"),
+        (with_edge_nodes, "hierarchical.* cannot be elastic: it has edge nodes.* fixed by the cluster's topology"),
+        (lambda workers: schemes.greedy([4, 4], 0, 1), "greedy.* cannot be elastic: it has edge nodes"),
         (with_layout(packed=True), r"build\(7\) has packed=True, build\(8\) has packed=False"),
         (with_layout(fold=2), "fold=2"),
         (with_layout(history=3), "history=3"),

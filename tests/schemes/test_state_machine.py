@@ -241,7 +241,9 @@ def test_registry() -> None:
     assert {"coded", "fastest", "uncoded"} <= {entry.name for entry in schemes.available()}
     assert repr(schemes.by_name("fastest").construct(4, 2)) == "fastest(workers=4, k=2)"
     assert all(entry.summary and entry.trade_off for entry in schemes.available())
-    with pytest.raises(ValueError, match=re.escape("scheme 'fast' is unknown; there are coded, fastest, uncoded")):
+    with pytest.raises(
+        ValueError, match=re.escape("scheme 'fast' is unknown; there are coded, fastest, greedy, hierarchical, uncoded")
+    ):
         schemes.by_name("fast")
     with pytest.raises(ValueError, match="scheme name 'coded' is taken"):
         schemes.registry.scheme("coded", summary="", trade_off="")(lambda: None)

@@ -1,6 +1,7 @@
 """Where orders are carried out: under a virtual clock, or in processes of this machine."""
 
 from gradcode.clusters.local import LocalCluster
-from gradcode.clusters.simulated import ScriptedLoss, SimulatedCluster
+from gradcode.clusters.simulated import SimulatedCluster
+from gradcode.clusters.simulation import ScriptedLoss
 
 __all__ = ["LocalCluster", "ScriptedLoss", "SimulatedCluster"]

@@ -14,8 +14,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from gradcode.clusters.post import ABANDONED, ERROR, MISSING, REPLY, Message, Record
+from gradcode.clusters.post import ABANDONED, ERROR, MISSING, NOT_FINITE, REPLY, Message, Record
 from gradcode.clusters.worker import Answer, MissingError, OrderBook
+from gradcode.errors import GradcodeError, NonFiniteLoss
 from gradcode.protocol import Order
 
 DelayMode = Literal["extra", "emulate"]
@@ -40,9 +41,9 @@ class Carrier(ABC):
     def __init__(self, book: OrderBook, emulate: bool) -> None:
         self.book, self.emulate = book, emulate
         self._counted = 0
-        self._overruns = 0
+        self.overruns = 0  # since the last record
         self._busy_until = 0.0  # end of the last work, real or injected
-        self._due = self._began = 0.0  # on the way through the message at hand
+        self._due = self.began = 0.0  # on the way through the message at hand
 
     @abstractmethod
     def wanted(self, order: Order) -> bool:
@@ -61,7 +62,7 @@ class Carrier(ABC):
         self._due = max(given, self._busy_until)
         told = None
         for index, order in enumerate(orders):
-            self._began = self._due
+            self.began = self._due
             self._pace, self._transport = message.delays[index]
             told = self._one(order, message.number, orders[index + 1 :])
             if told is not None:
@@ -77,6 +78,9 @@ class Carrier(ABC):
             answer = self.book.carry_out(order, number, self._end_of_partition, later)
         except MissingError as error:
             return Told(self._record(MISSING, order.slot, order.serial, -1), text=str(error))
+        except GradcodeError as error:  # of an edge node, whose iteration cannot end
+            kind = NOT_FINITE if isinstance(error, NonFiniteLoss) else ERROR
+            return Told(self._record(kind, order.slot, order.serial, -1), text=str(error))
         except Exception:
             # What an unwanted order raised may come of parameters in the middle of a step: nobody is told.
             if not self.wanted(order):
@@ -89,7 +93,7 @@ class Carrier(ABC):
 
     def _end_of_partition(self, order: Order) -> bool:
         if self.emulate and self._pace:
-            self._overruns += time.monotonic() > self._due + self._pace
+            self.overruns += time.monotonic() > self._due + self._pace
         return self._delay(order, self._pace)
 
     def _delay(self, order: Order, seconds: float) -> bool:
@@ -113,8 +117,8 @@ class Carrier(ABC):
 
     def _record(self, kind: int, slot: int, serial: int, sent: int) -> Record:
         computed, self._counted = self.book.computed - self._counted, self.book.computed
-        overruns, self._overruns = self._overruns, 0
-        return Record(kind, slot, serial, sent, self._began, time.monotonic(), computed, overruns)
+        overruns, self.overruns = self.overruns, 0
+        return Record(kind, slot, serial, sent, self.began, time.monotonic(), computed, overruns)
 
 
 def be_polite() -> None:

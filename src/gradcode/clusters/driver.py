@@ -16,6 +16,7 @@ import numpy as np
 from gradcode.errors import NonFiniteLoss, Shortfall, WorkerError
 from gradcode.protocol import (
     Abandon,
+    Combination,
     Event,
     Expired,
     Failure,
@@ -31,6 +32,11 @@ from gradcode.protocol import (
 
 OnShortfall = Literal["wait", "approximate", "raise"]
 ON_SHORTFALL: tuple[OnShortfall, ...] = ("wait", "approximate", "raise")
+
+
+def below(on_shortfall: OnShortfall) -> OnShortfall:
+    """What edge nodes do: one that falls short says so, else its parent would take an approximation for exact."""
+    return "raise" if on_shortfall == "approximate" else on_shortfall
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,7 @@ class Ledger:
     statistics: int
     slots: int
     owners: dict[int, int]  # row -> worker, for the cluster's life
+    edges: bool = False  # whether there are edge nodes among the workers
     arrivals: Floats = field(init=False)
     open: dict[int, Order] = field(default_factory=dict)
     alive: set[int] = field(init=False)
@@ -92,8 +99,13 @@ class Ledger:
         if reply.payload is not None:
             self.bytes_up += reply.payload.numel() * reply.payload.element_size()
         for partition, values in zip(order.combination, reply.statistics, strict=False):
-            if self.iteration.sizes[partition]:
+            if self.iteration.sizes[partition] and not (self.edges and np.isnan(values).all()):
                 self._partitions.setdefault(partition, values)
+
+    def heard_of(self, combination: Combination) -> Floats:
+        """(len(combination), S) statistics of each partition; NaN where nothing was heard of it."""
+        nothing = np.full(self.statistics, np.nan)
+        return np.array([self._partitions.get(partition, nothing) for partition in combination])
 
     def outcome(
         self, time: float, sending: float, last: float, compute: Floats | None, communicate: Floats | None

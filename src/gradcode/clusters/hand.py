@@ -6,7 +6,7 @@ import os
 import selectors
 import time
 from collections.abc import Callable
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkContext, ForkServerContext
 from multiprocessing.process import BaseProcess
 from typing import Literal
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradcode.clusters.post import Descriptor, Message, Outbox, PlannedOrder, Record, Records
-from gradcode.clusters.process import Setup, main
+from gradcode.clusters.process import Setup
 from gradcode.errors import WorkerError
 
 Occasion = Literal["orders", "records", "death"]
@@ -61,8 +61,14 @@ class Hand:
         """Messages that lie unread in the pipe."""
         return 0 if self._outbox is None else self._outbox.unread
 
-    def start(self, context: ForkServerContext, setup: Callable[[Descriptor, Descriptor], Setup]) -> None:
-        """Starts a process; it takes its time, and orders wait in its pipe.
+    def start(
+        self,
+        context: ForkServerContext | ForkContext,
+        main: Callable[[Setup], None],
+        name: str,
+        setup: Callable[[Descriptor, Descriptor], Setup],
+    ) -> None:
+        """Starts a process that runs ``main``; it takes its time, and orders wait in its pipe.
 
         Raises:
             WorkerError: the fork server is gone.
@@ -72,7 +78,7 @@ class Hand:
         self._outbox, self._records = Outbox(orders_out, self._taken), Records(records_in)
         try:
             arguments = (setup(Descriptor(orders_in), Descriptor(records_out)),)
-            child = context.Process(target=main, args=arguments, name=f"gradcode-worker-{self.worker}", daemon=True)
+            child = context.Process(target=main, args=arguments, name=name, daemon=True)
             child.start()
         except (EOFError, ConnectionError):
             self.forget()

@@ -10,31 +10,37 @@ from gradcode.clusters.worker import OrderBook
 from gradcode.delays import Delays, DelayTable, as_table
 from gradcode.delays.law import Source as DelaySource
 from gradcode.protocol import Floats, Order
+from gradcode.topology import Branch
 
 NOTICE_BYTES = 16  # of an answer without payload
 
 
-def delay_table(delays: Delays | DelaySource | DelayTable | None, workers: int, seed: int) -> DelayTable | None:
+def delay_table(delays: Delays | DelaySource | DelayTable | None, tree: Branch, seed: int) -> DelayTable | None:
     """The one table of a cluster's delays; None: everything is instant, or as quick as it really is."""
-    return None if delays is None else as_table(delays, workers, seed)
+    return None if delays is None else as_table(delays, len(tree.workers), seed, tree.above if tree.edges else ())
 
 
 class Injected:
-    """The delays of one iteration, zero where there is no table.
+    """The delays of one iteration of a master and its children, zero where there is no table.
 
     Args:
-        table: of the cluster.
+        table: of the whole cluster.
         number: of the iteration.
-        workers: N.
+        branch: the children.
+        relayed: workers are reached past edge nodes that only pass messages on.
         book: knows how long the answer to an order is.
     """
 
-    def __init__(self, table: DelayTable | None, number: int, workers: int, book: OrderBook) -> None:
+    def __init__(self, table: DelayTable | None, number: int, branch: Branch, relayed: bool, book: OrderBook) -> None:
         self._table, self._number, self._book = table, number, book
-        self._compute = np.zeros((workers, 1)) if table is None else table.compute(number)
+        self._branch, self._relayed = branch, relayed
+        # What an edge node takes to its parent is its message alone: its children have delays of their own.
+        self._workers = [-1 if isinstance(child, Branch) else child for child in branch.children]
+        self._edges = [child.edge if isinstance(child, Branch) else -1 for child in branch.children]
+        self._compute = np.zeros((1, 1)) if table is None else table.compute(number)
         self._stages: dict[int, int] = {}  # slot -> which batch of orders it came with
         self._batches = 0
-        self._messages: dict[int, Floats] = {}  # bytes -> seconds of every worker's message
+        self._messages: dict[int, tuple[Floats, Floats]] = {}  # bytes -> seconds: of every worker, of every edge node
 
     def give(self, orders: Iterable[Order]) -> None:
         """Orders are given: those not given before are a stage of their own."""
@@ -44,8 +50,10 @@ class Injected:
 
     def pace(self, order: Order) -> float:
         """Seconds per unit of load."""
-        stage = min(self._stages[order.slot], self._compute.shape[1] - 1)
-        return float(self._compute[order.worker, stage])
+        worker = self._workers[order.worker]
+        if worker < 0 or self._table is None:
+            return 0.0
+        return float(self._compute[worker, min(self._stages[order.slot], self._compute.shape[1] - 1)])
 
     def message(self, order: Order) -> float:
         """Seconds of the answer's message."""
@@ -53,15 +61,30 @@ class Injected:
             return 0.0
         size = NOTICE_BYTES if order.hold else self._book.size(order)
         if size not in self._messages:
-            self._messages[size] = self._table.communicate(self._number, size)
-        return float(self._messages[size][order.worker])
+            self._messages[size] = self._seconds(size)
+        workers, edges = self._messages[size]
+        edge = self._edges[order.worker]
+        return float(workers[self._workers[order.worker]] if edge < 0 else edges[edge])
 
     @property
     def compute(self) -> Floats | None:
-        """(N, stages) seconds per unit of load; None where there is no table."""
+        """(N, stages) seconds per unit of load of all workers; None where there is no table."""
         return None if self._table is None else self._compute
 
     @property
     def communicate(self) -> Floats | None:
-        """(N,) seconds of a full row's message; None where there is no table."""
-        return None if self._table is None else self._table.communicate(self._number, self._book.full_size)
+        """Seconds of a full row's message, of all workers and then of the edge nodes unless those only pass it on."""
+        if self._table is None:
+            return None
+        workers, edges = self._seconds(self._book.full_size)
+        return workers if self._relayed or not len(edges) else np.concatenate([workers, edges])
+
+    def _seconds(self, size: int) -> tuple[Floats, Floats]:
+        assert self._table is not None
+        workers = self._table.communicate(self._number, size)
+        if self._relayed:
+            workers = workers + self._table.relay(self._number, size)
+        edges = self._table.uplink(self._number, size)
+        if not len(edges):  # a table that was recorded without edge nodes
+            edges = np.zeros(1 + max((child.edge for child in self._branch.edges), default=-1))
+        return workers, edges

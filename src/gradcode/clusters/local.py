@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
 import selectors
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
+from multiprocessing.context import ForkContext, ForkServerContext
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from gradcode.clusters import process
-from gradcode.clusters.arena import Arena, Region, pack
+from gradcode.clusters.arena import Arena, Parcel, Region, pack
 from gradcode.clusters.carrier import DelayMode
-from gradcode.clusters.driver import OnShortfall
+from gradcode.clusters.driver import OnShortfall, below
 from gradcode.clusters.hand import Hand
 from gradcode.clusters.nursery import ctrl_c_later, open_server
-from gradcode.clusters.post import Descriptor
+from gradcode.clusters.post import Descriptor, Message
 from gradcode.clusters.realtime import RealTimeCluster, unsendable
 from gradcode.clusters.roster import Arrival
 from gradcode.clusters.roster import Hand as AnyHand
@@ -27,13 +29,14 @@ from gradcode.clusters.worker import OrderBook
 from gradcode.delays import Delays, DelayTable
 from gradcode.delays.law import Source as DelaySource
 from gradcode.errors import WorkerError
-from gradcode.protocol import Failure, Layout, Order, Reply, Source
+from gradcode.protocol import Failure, Layout, Order, Reply, Scheme, Source
+from gradcode.topology import Branch
 
 _GIVE_UP = 3  # deaths in a row, without a reply between them, after which a worker is not started again
 
 
 class LocalCluster(RealTimeCluster):
-    """One process per worker on this machine.
+    """One process per worker on this machine, and one per edge node.
 
     Parameters, buffers and reply rows lie in shared memory; the master decodes where they lie. A dead worker is
     noticed at once, counted as a straggler and started again within the iteration; a stopped one never holds the
@@ -43,9 +46,13 @@ class LocalCluster(RealTimeCluster):
     Scripts must protect their main module with ``if __name__ == "__main__":``, as with any use of multiprocessing,
     and model, loss and dataset must be picklable (defined at the top of a module).
 
+    With edge nodes, each has shared memory of its own with its workers, which it starts and which die with it. It runs
+    its part of the scheme and answers the master with one vector.
+
     Args:
-        workers: N.
+        workers: N; may be left out where there is a topology.
         delays: injected delays, for experiments: anything of :mod:`gradcode.delays`; None: none.
+        topology: edge nodes between master and workers: a list of how many workers each has, or a nested list.
         delay_mode: ``"extra"`` adds sleep to real computing; ``"emulate"`` makes each partition end at an absolute
             time with the real computing inside, so that cores shared by the workers do not distort a comparison.
         threads: torch threads per worker.
@@ -61,24 +68,36 @@ class LocalCluster(RealTimeCluster):
 
     def __init__(
         self,
-        workers: int,
+        workers: int | None = None,
         delays: Delays | DelaySource | DelayTable | None = None,
         *,
+        topology: Sequence[Any] | None = None,
         delay_mode: DelayMode = "extra",
         threads: int = 1,
         on_shortfall: OnShortfall = "wait",
         patience: float | None = None,
         seed: int | None = None,
     ) -> None:
-        super().__init__(workers, delays, delay_mode, threads, on_shortfall, patience, seed)
+        super().__init__(workers, topology, delays, delay_mode, threads, on_shortfall, patience, seed)
         self._hands: list[Hand] = []
         self._selector: selectors.BaseSelector | None = None
         self._resources = ExitStack()
+        self._first_edge = self.workers  # the number of edge node 0 among all processes
 
     @property
     def pids(self) -> tuple[int | None, ...]:
-        """The process of each worker, None while it is being started again."""
-        return tuple(hand.pid for hand in self._hands)
+        """The process of each worker, None while it is being started again.
+
+        Of a worker behind an edge node it is the last one.
+        """
+        last = [int(pid) for pid in self._arena_of_all["pids"]] if self._hands else []
+        direct = {own: hand.pid for own, hand in zip(self._branch.children, self._hands, strict=True)}
+        return tuple(direct.get(worker, last[worker]) for worker in self._branch.workers if last)
+
+    @property
+    def edge_pids(self) -> tuple[int, ...]:
+        """The last process of each edge node."""
+        return tuple(int(pid) for pid in self._arena_of_all["pids"][self.workers :]) if self._hands else ()
 
     @property
     def memory(self) -> Tensor | None:
@@ -95,40 +114,71 @@ class LocalCluster(RealTimeCluster):
 
     # Opening and closing
 
-    def _open(self, source: Source, layout: Layout, seed: int, like: Tensor, reply_dtype: torch.dtype) -> None:
+    def _open(
+        self,
+        source: Source,
+        layout: Layout,
+        seed: int,
+        like: Tensor,
+        reply_dtype: torch.dtype,
+        inner: Sequence[Scheme | None],
+    ) -> None:
         items, pitch = layout.row_shape(source.length, reply_dtype.itemsize)
         row_dtype = torch.uint8 if layout.codec is not None else reply_dtype
-        self._regions = {
-            "parameters": Region((source.length,), like.dtype),
-            "buffers": Region((source.buffers,), torch.float64),
+        children = len(self._branch.children)
+        regions = {
             "rows": Region((layout.rows, pitch), row_dtype),
             "memory": Region((layout.memory, 2, source.length), like.dtype),
-            "statistics": Region((self.workers, source.partitions, source.statistics), torch.float64),
+            "statistics": Region((children, source.partitions, source.statistics), torch.float64),
             "wanted": Region((layout.slots,), torch.int64),
-            "taken": Region((self.workers,), torch.int64),
-            "errors": Region((self.workers, process.TEXT), torch.uint8),
+            "taken": Region((children,), torch.int64),
+            "errors": Region((children, process.TEXT), torch.uint8),
         }
         self._selector = selectors.DefaultSelector()
         self._resources.callback(self._selector.close)
-        self._context = self._resources.enter_context(open_server())
-        self._arena = Arena(self._regions)
+        self._context = self._resources.enter_context(self._nursery())
+        self._common = self._make_common(source, like)
+        self._arena_of_all = self._common.open()
+        self.parameters, self.buffers = self._arena_of_all["parameters"], self._arena_of_all["buffers"]
+        self._arena = Arena(regions)
         self._resources.callback(self._arena.close)
-        self.parameters, self.buffers = self._arena["parameters"], self._arena["buffers"]
+        self._place = process.Place(regions, Descriptor(self._arena.fd))
         self.rows = self._arena["rows"][:, :items]
         self._memory = self._arena["memory"] if layout.memory else None
         self._wanted, self._taken = self._arena["wanted"].numpy(), self._arena["taken"].numpy()
         self._wanted.fill(-1)
         self._statistics = self._arena["statistics"].numpy()
         self._examine_with(OrderBook(-1, source, layout, self.rows, None, seed, self.parameters))
-        try:
-            self._parcel = pack(process.Cargo(source, layout, items, seed))
-        except (pickle.PicklingError, AttributeError, TypeError, ValueError, RuntimeError) as error:
-            raise unsendable(error) from error
-        self._resources.callback(os.close, self._parcel.fd)
-        self._hands = [Hand(worker, self._selector, self._taken[worker : worker + 1]) for worker in range(self.workers)]
+        self._cargo, self._parcel = self._packed(process.Cargo(source, layout, items, seed))
+        self._inner, self._reply_dtype = tuple(inner), reply_dtype
+        self._hands = [Hand(child, self._selector, self._taken[child : child + 1]) for child in range(children)]
         for hand in self._hands:
             self._start(hand)
         self._await_ready()
+
+    def _nursery(self) -> AbstractContextManager[ForkServerContext | ForkContext]:
+        """Where processes are forked."""
+        return open_server()
+
+    def _make_common(self, source: Source, like: Tensor) -> process.Place:
+        """What all processes of the cluster read: parameters, buffers, and who is who."""
+        regions = {
+            "parameters": Region((source.length,), like.dtype),
+            "buffers": Region((source.buffers,), torch.float64),
+            "pids": Region((self.workers + len(self.topology.edges),), torch.int64),
+        }
+        arena = Arena(regions)
+        self._resources.callback(arena.close)
+        return process.Place(regions, Descriptor(arena.fd))
+
+    def _packed(self, cargo: process.Cargo) -> tuple[process.Cargo | None, Parcel | None]:
+        """The cargo as it goes to processes: as it is, or packed."""
+        try:
+            parcel = pack(cargo)
+        except (pickle.PicklingError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+            raise unsendable(error) from error
+        self._resources.callback(os.close, parcel.fd)
+        return None, parcel
 
     def _await_ready(self) -> None:
         while not all(hand.ready for hand in self._hands):
@@ -140,9 +190,9 @@ class LocalCluster(RealTimeCluster):
     def _why_not_started(self, hand: Hand) -> str:
         left = process.read_text(self._arena["errors"][hand.worker])
         if left:
-            return f"worker {hand.worker} could not start:\n{left}"
+            return f"{self._called(hand.worker)} could not start:\n{left}"
         return (
-            f"worker {hand.worker} ended before it was ready. Protect the main module of your script with "
+            f"{self._called(hand.worker)} ended before it was ready. Protect the main module of your script with "
             f'if __name__ == "__main__": since every worker imports it; and see its own message above, if any'
         )
 
@@ -153,27 +203,68 @@ class LocalCluster(RealTimeCluster):
                 hand.kill()
             for hand in self._hands:
                 hand.forget()
+            self._await_end_below()
             self._hands = []
             self._resources.close()
             self._selector = None
 
+    @property
+    def _edge_main(self) -> Callable[[process.Setup], None]:
+        """What the process of an edge node runs, itself a cluster of this kind."""
+        from gradcode.clusters.local_edge import main
+
+        return main
+
+    def _await_end_below(self) -> None:
+        """Workers of edge nodes die with them; here until the last is gone."""
+        if not self._hands or not self._edges:
+            return
+        direct = self._branch.children
+        others: list[int | Branch] = []
+        for edge in self._branch.edges:
+            mine: tuple[int | Branch, ...] = (edge, *edge.workers)
+            others += [each for each in mine if each not in direct]
+        pids = self._arena_of_all["pids"]
+        for pid in {int(pids[self._number_of(each)]) for each in others} - {0}:
+            with suppress(OSError):  # it is gone already
+                end = os.pidfd_open(pid)
+                select.select([end], [], [], 5.0)
+                os.close(end)
+
     def _start(self, hand: AnyHand) -> None:
         hand = cast(Hand, hand)
         self._arena["errors"][hand.worker, :4] = 0
+        own, edge = self._branch.children[hand.worker], None
+        number = self._number_of(own)
+        if isinstance(own, Branch):
+            scheme = self._inner[hand.worker]
+            assert scheme is not None
+            edge = process.EdgeSetup(
+                own, scheme, self._table, below(self.on_shortfall), self.patience, self._reply_dtype
+            )
         hand.start(
             self._context,
+            process.main if edge is None else self._edge_main,
+            f"gradcode-{self._called(hand.worker).replace(' ', '-')}",
             lambda orders, records: process.Setup(
                 hand.worker,
-                self._regions,
-                Descriptor(self._arena.fd),
+                number,
+                self._common,
+                self._place,
+                self._cargo,
                 self._parcel,
-                Descriptor(self._parcel.fd),
+                None if self._parcel is None else Descriptor(self._parcel.fd),
                 orders,
                 records,
                 self._mode,
                 self.threads,
+                edge,
             ),
         )
+
+    def _number_of(self, child: int | Branch) -> int:
+        """Its number among all processes of the cluster."""
+        return self._first_edge + child.edge if isinstance(child, Branch) else child
 
     def _spent(self, hand: AnyHand) -> bool:
         return hand.deaths > _GIVE_UP and self.on_shortfall != "wait"
@@ -187,9 +278,18 @@ class LocalCluster(RealTimeCluster):
     def _unwant(self, slots: Sequence[int]) -> None:
         for slot in slots:
             self._wanted[slot] = -1
+        if self._edges:
+            self._wake(order.worker for slot in slots if (order := self._open_orders.get(slot)) is not None)
 
     def _over(self) -> None:
         self._wanted.fill(-1)
+        if self._edges:
+            self._wake(order.worker for order in self._ledger.open.values())
+
+    def _wake(self, children: Iterable[int]) -> None:
+        """Has edge nodes look at what is wanted: they wait for their workers, who may take long."""
+        for child in set(children).intersection(self._edges):
+            self._hands[child].post((), Message(self._serial, self._number, time.monotonic(), 0, (), ()))
 
     def _listen(self, seconds: float | None, awaits: int) -> tuple[list[Arrival], list[AnyHand]]:
         assert self._selector is not None
@@ -199,7 +299,9 @@ class LocalCluster(RealTimeCluster):
         now = time.monotonic()
         for key, _ in events:
             hand, occasion = key.data
-            if occasion == "death":
+            if occasion == "parent":
+                self._hear_parent()
+            elif occasion == "death":
                 dead.append(hand)
             elif occasion == "orders":
                 hand.flush()
@@ -209,6 +311,9 @@ class LocalCluster(RealTimeCluster):
         for hand in dead:  # all its replies come before its loss
             arrivals += [Arrival(hand, record, now) for record in cast(Hand, hand).read()]
         return arrivals, dead
+
+    def _hear_parent(self) -> None:
+        """An edge node's parent has said something."""
 
     def _answer(self, arrival: Arrival, order: Order, time: float) -> Reply | Failure:
         sent = arrival.record.sent

@@ -24,7 +24,7 @@ UNREAD = 2
 _LENGTH = struct.Struct("<I")
 _RECORD = struct.Struct("<BxxxIqqddII")
 
-READY, REPLY, ABANDONED, ERROR, MISSING = range(5)
+READY, REPLY, ABANDONED, ERROR, MISSING, NOT_FINITE = range(6)
 
 
 class Record(NamedTuple):
@@ -230,6 +230,8 @@ class Inbox:
             self._taken[0] += 1
             if message.orders is not None:
                 self._plans[message.plan] = message.orders
+            if not self._plans[message.plan]:
+                continue  # it was only to wake up whoever waits
             while self._messages and self._messages[0].serial < message.serial:
                 self._messages.popleft()
             self._messages.append(message)

@@ -1,4 +1,4 @@
-"""A worker process of the local cluster."""
+"""A process of the local cluster: a worker, or what a worker and an edge node have in common."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from typing import NamedTuple
 
@@ -16,25 +17,14 @@ import torch
 
 from gradcode.clusters.arena import Arena, Parcel, Region, unpack
 from gradcode.clusters.carrier import Carrier, DelayMode, be_polite, keep_memory
+from gradcode.clusters.driver import OnShortfall
 from gradcode.clusters.post import ERROR, READY, Descriptor, Inbox, Record
 from gradcode.clusters.worker import OrderBook, SharedMemories
-from gradcode.protocol import Layout, Order, Source
+from gradcode.delays import DelayTable
+from gradcode.protocol import Layout, Order, Scheme, Source
+from gradcode.topology import Branch
 
 TEXT = 1 << 14  # bytes kept of a worker's traceback
-
-
-class Setup(NamedTuple):
-    """All that a worker process is given."""
-
-    worker: int
-    regions: Mapping[str, Region]
-    arena: Descriptor
-    parcel: Parcel
-    parcel_fd: Descriptor
-    orders: Descriptor
-    records: Descriptor
-    mode: DelayMode
-    threads: int
 
 
 class Cargo(NamedTuple):
@@ -46,46 +36,111 @@ class Cargo(NamedTuple):
     seed: int
 
 
+class Place(NamedTuple):
+    """An arena, and where to find it."""
+
+    regions: Mapping[str, Region]
+    descriptor: Descriptor
+
+    def open(self) -> Arena:
+        return Arena(self.regions, self.descriptor.fd)
+
+
+class EdgeSetup(NamedTuple):
+    """What an edge node is given besides."""
+
+    branch: Branch
+    scheme: Scheme
+    table: DelayTable | None
+    on_shortfall: OnShortfall
+    patience: float | None
+    reply_dtype: torch.dtype
+
+
+class Setup(NamedTuple):
+    """All that a process is given.
+
+    ``child`` is its number among its parent's children, ``number`` its own in the whole cluster, where edge nodes come
+    after the workers. ``common`` holds what all processes of the cluster read, ``arena`` what it shares with its
+    parent. ``cargo`` is None where it is to be unpacked from the parcel.
+    """
+
+    child: int
+    number: int
+    common: Place
+    arena: Place
+    cargo: Cargo | None
+    parcel: Parcel | None
+    parcel_fd: Descriptor | None
+    orders: Descriptor
+    records: Descriptor
+    mode: DelayMode
+    threads: int
+    edge: EdgeSetup | None = None
+
+
 def main(setup: Setup) -> None:
-    """Runs until the master closes the orders' pipe or dies."""
-    _die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the master, which closes the cluster
+    """A worker: runs until the master closes the orders' pipe or dies."""
     be_polite()
     keep_memory()
-    torch.set_num_threads(setup.threads)
-    arena = Arena(setup.regions, setup.arena.fd)
-    text = arena["errors"][setup.worker]
-    try:
-        cargo: Cargo = unpack(setup.parcel._replace(fd=setup.parcel_fd.fd))
-        loop = _Loop(setup, cargo, arena)
-    except BaseException:
-        _leave(text, traceback.format_exc())
-        now = time.monotonic()
-        os.write(setup.records.fd, Record(ERROR, 0, -1, -1, now, now, 0, 0).pack())
-        return
+    with settled(setup) as ground:
+        cargo, arena = ground.cargo, ground.arena
+        parameters, buffers = ground.common["parameters"], ground.common["buffers"]
+        cargo.source.bind(parameters, buffers, setup.number)
+        memory = SharedMemories(arena["memory"]) if cargo.layout.memory else None
+        rows = arena["rows"][:, : cargo.items]
+        book = OrderBook(setup.number, cargo.source, cargo.layout, rows, memory, cargo.seed, parameters)
+        loop = Loop(setup, ground, book)
     loop.run()
 
 
-class _Loop(Carrier):
+class Ground(NamedTuple):
+    """What a process stands on."""
+
+    cargo: Cargo
+    common: Arena
+    arena: Arena
+    inbox: Inbox
+
+
+@contextmanager
+def settled(setup: Setup) -> Iterator[Ground]:
+    """Makes this process ready to begin; what fails inside is told to the parent, and ends the process."""
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the master, which closes the cluster
+    torch.set_num_threads(setup.threads)
+    common, arena = setup.common.open(), setup.arena.open()
+    common["pids"][setup.number] = os.getpid()
+    try:
+        cargo = setup.cargo
+        if cargo is None:
+            assert setup.parcel is not None and setup.parcel_fd is not None
+            cargo = unpack(setup.parcel._replace(fd=setup.parcel_fd.fd))
+        inbox = Inbox(setup.orders.fd, arena["taken"].numpy()[setup.child : setup.child + 1])
+        yield Ground(cargo, common, arena, inbox)
+    except BaseException:
+        _leave(arena["errors"][setup.child], traceback.format_exc())
+        now = time.monotonic()
+        os.write(setup.records.fd, Record(ERROR, 0, -1, -1, now, now, 0, 0).pack())
+        sys.exit(0)
+
+
+class Loop(Carrier):
     """Takes messages from the pipe and says what comes of them."""
 
-    def __init__(self, setup: Setup, cargo: Cargo, arena: Arena) -> None:
-        worker, parameters = setup.worker, arena["parameters"]
-        cargo.source.bind(parameters, arena["buffers"], worker)
-        memory = SharedMemories(arena["memory"]) if cargo.layout.memory else None
-        rows = arena["rows"][:, : cargo.items]
-        book = OrderBook(worker, cargo.source, cargo.layout, rows, memory, cargo.seed, parameters)
+    def __init__(self, setup: Setup, ground: Ground, book: OrderBook) -> None:
         super().__init__(book, setup.mode == "emulate")
-        self._worker, self._records = worker, setup.records.fd
-        self._wanted = arena["wanted"].numpy()
-        self._text, self._statistics = arena["errors"][worker], arena["statistics"][worker].numpy()
-        self._inbox = Inbox(setup.orders.fd, arena["taken"].numpy()[worker : worker + 1])
+        self._child, self._records = setup.child, setup.records.fd
+        self._wanted = ground.arena["wanted"].numpy()
+        self._text = ground.arena["errors"][setup.child]
+        self._statistics = ground.arena["statistics"][setup.child].numpy()
+        self._inbox = ground.inbox
 
     def run(self) -> None:
         now = time.monotonic()
         self._say(Record(READY, 0, -1, -1, now, now, 0, 0))
         while (message := self._inbox.next()) is not None:
-            for told in self.carry_out(message, self._inbox.orders(message, self._worker), message.sent):
+            for told in self.carry_out(message, self._inbox.orders(message, self._child), message.sent):
                 if told.answer is not None:
                     for partition, values in zip(told.answer.order.combination, told.answer.statistics, strict=False):
                         self._statistics[partition] = values
@@ -127,9 +182,11 @@ def _die_with_parent() -> None:
     Where there is no such call the end of the orders' pipe does it, at the next look.
     """
     # The fork server lives while somebody holds this pipe; it gives its children a copy, for children of their own.
-    held = getattr(forkserver._forkserver, "_forkserver_alive_fd", None)
+    server = forkserver._forkserver
+    held = getattr(server, "_forkserver_alive_fd", None)
     if held is not None:
         os.close(held)
+        setattr(server, "_forkserver_alive_fd", None)  # noqa: B010 -- a name that the type stubs do not know
     if sys.platform == "linux":
         parent = os.getppid()
         pr_set_pdeathsig = 1

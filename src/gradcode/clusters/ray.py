@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from gradcode.clusters.carrier import DelayMode
-from gradcode.clusters.driver import OnShortfall
+from gradcode.clusters.driver import OnShortfall, below
 from gradcode.clusters.inspection import as_array
 from gradcode.clusters.nursery import ctrl_c_later
 from gradcode.clusters.post import ERROR, READY, Record
-from gradcode.clusters.ray_actor import Actor, Cargo, Ready, Setup, machine
+from gradcode.clusters.ray_actor import Actor, Cargo, EdgeSetup, Ready, Setup, machine
 from gradcode.clusters.ray_connection import comparable, connection, keep_actor, kept_actor, ray, why_not_sent
 from gradcode.clusters.ray_hand import Call, Mail, News, RayHand
 from gradcode.clusters.ray_store import BUILT_IN, free, lacking, put, text, values
@@ -30,7 +30,8 @@ from gradcode.clusters.worker import OrderBook
 from gradcode.delays import Delays, DelayTable
 from gradcode.delays.law import Source as DelaySource
 from gradcode.errors import GradcodeError, GradcodeWarning, WorkerError
-from gradcode.protocol import Failure, Layout, Loss, Order, Reply, Source
+from gradcode.protocol import Failure, Layout, Loss, Order, Reply, Scheme, Source
+from gradcode.topology import Branch
 
 Placement = Literal["spread", "pack"]
 _STRATEGY = {"spread": "SPREAD", "pack": "DEFAULT"}
@@ -46,10 +47,12 @@ class RayCluster(RealTimeCluster):
     as soon as there is room for it. Leaving the ``with`` block leaves no actor behind.
 
     Args:
-        workers: N.
+        workers: N; may be left out where there is a topology.
         address: None starts a Ray of its own on this machine; ``"auto"`` or ``"host:port"`` joins a running one. A Ray
             that the program has connected to already is used as it is.
         delays: injected delays, for experiments: anything of :mod:`gradcode.delays`; None: none.
+        topology: edge nodes between master and workers: a list of how many workers each has, or a nested list. They
+            are actors too, without resources of their own, and have their workers on their machine if there is room.
         resources: that each worker takes: ``num_cpus`` (1 by default), ``num_gpus``, ``memory`` in bytes, or any
             resource that the nodes were given.
         placement: ``"spread"`` the workers over the nodes, or ``"pack"`` them onto few.
@@ -69,10 +72,11 @@ class RayCluster(RealTimeCluster):
 
     def __init__(
         self,
-        workers: int,
+        workers: int | None = None,
         address: str | None = None,
         delays: Delays | DelaySource | DelayTable | None = None,
         *,
+        topology: Sequence[Any] | None = None,
         resources: Mapping[str, float] | None = None,
         placement: Placement = "spread",
         runtime_env: Mapping[str, Any] | None = None,
@@ -84,7 +88,7 @@ class RayCluster(RealTimeCluster):
         start_timeout: float = 120.0,
         seed: int | None = None,
     ) -> None:
-        super().__init__(workers, delays, delay_mode, threads, on_shortfall, patience, seed)
+        super().__init__(workers, topology, delays, delay_mode, threads, on_shortfall, patience, seed)
         if placement not in _STRATEGY:
             raise ValueError(f"placement={placement!r} must be one of {', '.join(_STRATEGY)}")
         if max_restarts is not None and max_restarts < 0:
@@ -111,11 +115,30 @@ class RayCluster(RealTimeCluster):
     @property
     def pids(self) -> tuple[int | None, ...]:
         """The process of each worker, on its machine; None while it is being started again."""
-        return tuple(hand.pid for hand in self._hands)
+        known = self.below()
+        return tuple(known.get(worker) for worker in self._branch.workers if self._hands)
+
+    @property
+    def edge_pids(self) -> tuple[int | None, ...]:
+        """The process of each edge node, on its machine; None while it is being started again."""
+        known = self.below()
+        return tuple(known.get(-1 - branch.edge) for branch in self._branch.edges if self._hands)
+
+    def below(self) -> dict[int, int | None]:
+        """All processes below: of workers by their number w, of edge nodes e as −1 − e."""
+        known: dict[int, int | None] = {}
+        for own, hand in zip(self._branch.children, self._hands, strict=False):
+            if isinstance(own, int):
+                known[own] = hand.pid
+            elif hand.ready:
+                known[-1 - own.edge] = hand.pid
+                with suppress(ray.exceptions.RayError):  # a stopped one says nothing
+                    known |= ray.get(hand.actor.below.remote(), timeout=2.0)
+        return known
 
     @property
     def nodes(self) -> tuple[str | None, ...]:
-        """The Ray node of each worker; None while it is being started again."""
+        """The Ray node of each of the master's children; None while it is being started again."""
         return tuple(hand.node for hand in self._hands)
 
     @property
@@ -158,12 +181,17 @@ class RayCluster(RealTimeCluster):
 
     # Opening and closing
 
-    def _open(self, source: Source, layout: Layout, seed: int, like: Tensor, reply_dtype: torch.dtype) -> None:
+    def _open(
+        self,
+        source: Source,
+        layout: Layout,
+        seed: int,
+        like: Tensor,
+        reply_dtype: torch.dtype,
+        inner: Sequence[Scheme | None],
+    ) -> None:
         self._opened_with = ExitStack()
-        cpus = self.workers * self.resources["num_cpus"]
-        made = self._opened_with.enter_context(connection(self.address, cpus, self.runtime_env))
-        if self.runtime_env and not made:
-            self._options["runtime_env"] = self.runtime_env
+        self._connect(self._opened_with)
         items, pitch = layout.row_shape(source.length, reply_dtype.itemsize)
         self.parameters = like.new_zeros(source.length)
         self.buffers = torch.zeros(source.buffers, dtype=torch.float64)
@@ -173,19 +201,35 @@ class RayCluster(RealTimeCluster):
         self._examine_with(OrderBook(-1, source, layout, self.rows, None, seed, self.parameters))
         self._name, self._machine = uuid.uuid4().hex, machine()
         self._mail, self._node = Mail(), ray.get_runtime_context().get_node_id()
-        try:
-            self._cargo = put(Cargo(source, layout, seed, like.dtype, reply_dtype))
-        except GradcodeError:
-            raise
-        except Exception as error:  # whatever a user's own __reduce__ or __getstate__ raises
-            raise unsendable(why_not_sent(source, error)) from error
+        self._sent_source = self._send(source)
+        self._cargo, self._inner = Cargo(layout, seed, like.dtype, reply_dtype), tuple(inner)
         factory = ray.remote(concurrency_groups={"compute": 1, "control": 1}, max_restarts=0, max_task_retries=0)(Actor)
         self._actors = factory.options(**self._options)
-        self._hands = [RayHand(worker, self._name, lambda: self._shared, self._mail) for worker in range(self.workers)]
+        others = {key: self._options[key] for key in ("scheduling_strategy", "runtime_env") if key in self._options}
+        self._edge_actors = factory.options(num_cpus=0, **others)
+        self._hands = [
+            RayHand(child, self._name, lambda: self._shared, self._mail, isinstance(own, Branch))
+            for child, own in enumerate(self._branch.children)
+        ]
         self._check_room()
         for hand in self._hands:
             self._start(hand)
         self._await_ready()
+
+    def _connect(self, until_closed: ExitStack) -> None:
+        cpus = self.workers * self.resources["num_cpus"]
+        made = until_closed.enter_context(connection(self.address, cpus, self.runtime_env))
+        if self.runtime_env and not made:
+            self._options["runtime_env"] = self.runtime_env
+
+    def _send(self, source: Source) -> Any:
+        """The object that the source is in, which all workers read."""
+        try:
+            return put(source)
+        except GradcodeError:
+            raise
+        except Exception as error:  # whatever a user's own __reduce__ or __getstate__ raises
+            raise unsendable(why_not_sent(source, error)) from error
 
     def _check_room(self) -> None:
         """Says at once what a Ray of our own will never have, and of a running one what it does not have yet."""
@@ -202,7 +246,8 @@ class RayCluster(RealTimeCluster):
             self._poll(max(0.0, until - time.monotonic()))
             for hand in self._hands:
                 if hand.deaths:
-                    raise WorkerError(f"worker {hand.worker} could not start:\n{hand.reason}{_advice(hand.reason)}")
+                    who = self._called(hand.worker)
+                    raise WorkerError(f"{who} could not start:\n{hand.reason}{_advice(hand.reason)}")
             if time.monotonic() >= until and not all(hand.ready for hand in self._hands):
                 late = [hand.worker for hand in self._hands if not hand.ready]
                 why = lacking(self.workers, self.resources) or "No node has room for one more, or torch loads slowly"
@@ -218,11 +263,11 @@ class RayCluster(RealTimeCluster):
         with ctrl_c_later():
             for hand in self._hands:
                 hand.over(self._serial)
-                if not (hand.ready and keep_actor(comparable(self._options), hand.actor)):
+                if hand.edge or not (hand.ready and keep_actor(comparable(self._options), hand.actor)):
                     hand.kill()
                 hand.forget()
             self._hands = []
-            self._shared = self._cargo = None
+            self._shared = self._sent_source = None
             self._pulling.clear()
             self._due.clear()
             opened, self._opened_with = self._opened_with, None
@@ -231,14 +276,41 @@ class RayCluster(RealTimeCluster):
     def _start(self, hand: AnyHand) -> None:
         hand = cast(RayHand, hand)
         try:
-            actor = kept_actor(comparable(self._options)) or self._actors.remote(sys.path)
+            if hand.edge:  # never one that was kept, whose workers would be another's
+                actor = self._edge_actors.remote(sys.path)
+            else:
+                actor = kept_actor(comparable(self._options)) or self._actors.remote(sys.path)
         except ValueError as error:
             raise GradcodeError(
                 f"runtime_env={self.runtime_env}: {text(error)}. Folders are sent only by the connection that a "
                 f"RayCluster makes: give them to your own ray.init, or do not call it"
             ) from error
-        setup = Setup(self._name, hand.worker, self._mode, self.threads, self._machine, fresh=not self._up)
-        hand.start(actor, setup, self._cargo)
+        own, edge = self._branch.children[hand.worker], None
+        if isinstance(own, Branch):
+            scheme = self._inner[hand.worker]
+            assert scheme is not None
+            edge = EdgeSetup(
+                own,
+                scheme,
+                self._table,
+                self._options,
+                below(self.on_shortfall),
+                self.patience,
+                self.max_restarts,
+                self.start_timeout,
+            )
+        setup = Setup(
+            self._name,
+            hand.worker,
+            own.edge if isinstance(own, Branch) else own,
+            self._cargo,
+            self._mode,
+            self.threads,
+            self._machine,
+            not self._up,
+            edge,
+        )
+        hand.start(actor, setup, self._sent_source)
 
     def _spent(self, hand: AnyHand) -> bool:
         return self.max_restarts is not None and hand.deaths > self.max_restarts

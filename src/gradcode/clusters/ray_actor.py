@@ -8,7 +8,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,34 +19,52 @@ import torch
 from torch import Tensor
 
 from gradcode.clusters.carrier import Carrier, DelayMode, Told, be_polite, keep_memory
+from gradcode.clusters.driver import OnShortfall
 from gradcode.clusters.inspection import as_array
 from gradcode.clusters.post import Message, PlannedOrder, Record
 from gradcode.clusters.ray_connection import method, ray
 from gradcode.clusters.worker import MissingError, OrderBook
-from gradcode.protocol import Layout, Order, Source
+from gradcode.delays import DelayTable
+from gradcode.protocol import Layout, Order, Scheme, Source
+from gradcode.topology import Branch
 
 Array = npt.NDArray[Any]
 
 
 class Cargo(NamedTuple):
-    """What all workers share, put into the object store once."""
+    """What all children of a master share."""
 
-    source: Source
     layout: Layout
     seed: int
     dtype: torch.dtype  # of the parameters
     reply_dtype: torch.dtype
 
 
+class EdgeSetup(NamedTuple):
+    """What an edge node is told besides; ``options`` are those of its workers' actors."""
+
+    branch: Branch
+    scheme: Scheme
+    table: DelayTable | None
+    options: Mapping[str, Any]
+    on_shortfall: OnShortfall
+    patience: float | None
+    max_restarts: int | None
+    start_timeout: float
+
+
 class Setup(NamedTuple):
     """What one actor is told when it begins to work for a cluster."""
 
     cluster: str  # notices of another cluster are not for this one
-    worker: int
+    child: int  # its number among its parent's children
+    number: int  # of the worker, or of the edge node, in the whole cluster
+    cargo: Cargo
     mode: DelayMode
     threads: int
     machine: str  # of the master
     fresh: bool  # nobody was this worker before: it remembers nothing, and rightly so
+    edge: EdgeSetup | None = None
 
 
 class Ready(NamedTuple):
@@ -79,18 +98,23 @@ class Actor:
         be_polite()
         # Parameters are arrays of the object store, which is not to be written to; the model only reads them.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        self._work: _Work | None = None
+        self._work: Work | None = None
         self._going: Iterator[tuple[Said, Array | None]] = iter(())
 
     @method(concurrency_group="compute")
-    def load(self, setup: Setup, cargo: Cargo) -> Ready:
-        """Takes up work for a cluster, leaving what it did before."""
+    def load(self, setup: Setup, source: Sequence[Any]) -> Ready:
+        """Takes up work for a cluster, leaving what it did before. ``source`` holds the object it is in."""
         torch.set_num_threads(setup.threads)  # of this thread, which is the one that computes
-        self._work = _Work(setup, cargo)
+        if setup.edge is None:
+            self._work = _Computing(setup, ray.get(source[0]))
+        else:
+            from gradcode.clusters.ray_edge import Forwarding  # a cluster, and so a user of this module
+
+            self._work = Forwarding(setup, source[0])
         return Ready(os.getpid(), machine(), ray.get_runtime_context().get_node_id())
 
     @method(concurrency_group="compute", num_returns=2)
-    def carry_out(self, parameters: tuple[Array, Array], message: Message) -> tuple[Said, Array | None]:
+    def carry_out(self, parameters: Any, message: Message) -> tuple[Said, Array | None]:
         """The first thing that comes of a message, and its payload, which stays here until the master asks for it."""
         assert self._work is not None
         self._going = self._work.go(parameters, message)
@@ -120,48 +144,54 @@ class Actor:
     @method(concurrency_group="control")
     def memories(self) -> dict[int, Array]:
         """Both copies, (2, length), of each memory row that this worker knows."""
-        assert self._work is not None
+        assert isinstance(self._work, _Computing)
         return self._work.memories.known()
 
     @method(concurrency_group="compute")
     def remember(self, memories: Array) -> None:
         """Takes memories from a checkpoint, (memory rows, 2, length)."""
-        assert self._work is not None
+        assert isinstance(self._work, _Computing)
         self._work.memories.restore(memories)
 
+    @method(concurrency_group="control")
+    def below(self) -> dict[int, int | None]:
+        """The processes below an edge node: of workers by their number w, of edge nodes e as −1 − e."""
+        return {} if self._work is None else self._work.below()
 
-class _Work(Carrier):
+
+class Work(Carrier):
     """An actor's work for one cluster."""
 
-    def __init__(self, setup: Setup, cargo: Cargo) -> None:
-        like = torch.zeros(cargo.source.length, dtype=cargo.dtype)
-        cargo.source.bind(like, torch.zeros(cargo.source.buffers, dtype=torch.float64), setup.worker)
-        self.rows = _Rows(cargo.layout, cargo.source.length, cargo.reply_dtype)
-        self.memories = _Memories(cargo.source.length, cargo.dtype, setup.fresh)
-        book = OrderBook(setup.worker, cargo.source, cargo.layout, self.rows, self.memories, cargo.seed, like)
+    def __init__(self, setup: Setup, book: OrderBook, rows: Rows) -> None:
         super().__init__(book, setup.mode == "emulate")
-        self.setup = setup
+        self.setup, self.rows = setup, rows
         self._one_clock = setup.machine == machine()
-        self._source = cargo.source
-        self._serial = -1  # of the parameters that the source is bound to
+        self._serial = -1  # of the parameters that were taken last
         self._plans: dict[int, tuple[PlannedOrder, ...]] = {}
         self._notice = threading.Condition()
         self._over = -1
         self._abandoned: dict[int, set[int]] = {}  # serial -> slots
 
-    def go(self, parameters: tuple[Array, Array], message: Message) -> Iterator[tuple[Said, Array | None]]:
+    @abstractmethod
+    def take(self, parameters: Any) -> None:
+        """The parameters of a new iteration."""
+
+    def go(self, parameters: Any, message: Message) -> Iterator[tuple[Said, Array | None]]:
         """Carries out a message: what comes of it, each time with the payload."""
         started = time.monotonic()
         if message.orders is not None:
             self._plans[message.plan] = message.orders
-        orders = [planned.order(self.book.worker, message.serial) for planned in self._plans[message.plan]]
+        orders = [planned.order(self.setup.child, message.serial) for planned in self._plans[message.plan]]
         if message.serial > self._over and message.serial != self._serial:
             self._serial = message.serial
-            self._source.rebind(*(torch.from_numpy(array) for array in parameters))
+            self.take(parameters)
         # Another machine's clock says nothing here.
         given = message.sent if self._one_clock else started
         for told in self.carry_out(message, orders, given):
             yield self._said(told, started), self._payload(told)
+
+    def below(self) -> dict[int, int | None]:
+        return {}
 
     def wanted(self, order: Order) -> bool:
         return order.serial > self._over and order.slot not in self._abandoned.get(order.serial, ())
@@ -194,7 +224,25 @@ class _Work(Carrier):
         return as_array(payload if told.answer.order.codec is not None else payload.view(self.rows.dtype))
 
 
-class _Rows:
+class _Computing(Work):
+    """A worker's work: it computes gradients."""
+
+    def __init__(self, setup: Setup, source: Source) -> None:
+        cargo = setup.cargo
+        like = torch.zeros(source.length, dtype=cargo.dtype)
+        source.bind(like, torch.zeros(source.buffers, dtype=torch.float64), setup.number)
+        rows = Rows(cargo.layout, source.length, cargo.reply_dtype)
+        self._source = source
+        self.memories = _Memories(source.length, cargo.dtype, setup.fresh)
+        super().__init__(
+            setup, OrderBook(setup.number, source, cargo.layout, rows, self.memories, cargo.seed, like), rows
+        )
+
+    def take(self, parameters: tuple[Array, Array]) -> None:
+        self._source.rebind(*(torch.from_numpy(array) for array in parameters))
+
+
+class Rows:
     """The rows that this worker writes, made at need."""
 
     def __init__(self, layout: Layout, length: int, reply_dtype: torch.dtype) -> None:

@@ -57,6 +57,12 @@ class Mail:
             if self._urgent or len(self._come) >= self._enough:
                 self._changed.notify()
 
+    def wake(self) -> None:
+        """Has whoever waits look around, though nothing has come."""
+        with self._changed:
+            self._urgent = True
+            self._changed.notify()
+
     def take(self, seconds: float | None, enough: int) -> list[News | Arrival]:
         """All that has come, after waiting until it is ``enough`` or urgent, at most ``seconds`` (None: for ever)."""
         with self._changed:
@@ -74,9 +80,10 @@ class RayHand:
         cluster: names the cluster to the actor.
         parameters: what the workers read in this iteration, in the object store.
         mail: takes what comes.
+        edge: it is an edge node, which passes the parameters on as the object they are in.
     """
 
-    def __init__(self, worker: int, cluster: str, parameters: Callable[[], Any], mail: Mail) -> None:
+    def __init__(self, worker: int, cluster: str, parameters: Callable[[], Any], mail: Mail, edge: bool) -> None:
         self.worker = worker
         self.ready = False
         self.gone = False
@@ -91,7 +98,7 @@ class RayHand:
         self.calls: list[Call] = []
         self.reason = ""  # of the last death
         self.late = False  # in getting ready, and said to be
-        self._cluster, self._parameters, self._mail = cluster, parameters, mail
+        self._cluster, self._parameters, self._mail, self.edge = cluster, parameters, mail, edge
         self._asked = 0.0
         self._plans = Plans()
         self._waiting: deque[tuple[tuple[PlannedOrder, ...], Message]] = deque()
@@ -103,11 +110,11 @@ class RayHand:
         """Since when it owes an answer and says nothing."""
         return max(self.heard, self._asked)
 
-    def start(self, actor: Any, setup: Setup, cargo: Any) -> None:
+    def start(self, actor: Any, setup: Setup, source: Any) -> None:
         """Lets ``actor`` be this worker from now on; it takes its time, and orders wait."""
         self.actor, self.loading = actor, True
         self._plans = Plans()
-        self._await(actor.load.remote(setup, cargo), None, None)
+        self._await(actor.load.remote(setup, [source]), None, None)
         self.ready, self.again, self.heard = False, 0.0, time.monotonic()
         self.started = self.heard
 
@@ -145,7 +152,8 @@ class RayHand:
             self._asked = time.monotonic()
         call = Call(message, len(message.orders))
         self.calls.append(call)
-        record, payload = self.actor.carry_out.remote(self._parameters(), self._plans.number(message))
+        parameters = [self._parameters()] if self.edge else self._parameters()
+        record, payload = self.actor.carry_out.remote(parameters, self._plans.number(message))
         self._await(record, call, payload)
         for _ in message.orders[1:]:
             record, payload = self.actor.carry_on.remote()

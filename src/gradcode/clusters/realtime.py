@@ -6,17 +6,18 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from gradcode.clusters.carrier import DelayMode
 from gradcode.clusters.driver import ON_SHORTFALL, Ledger, OnShortfall, Wait, iterate
+from gradcode.clusters.edge import check_edges
 from gradcode.clusters.injected import Injected, delay_table
 from gradcode.clusters.inspection import STRIKES, Inspection
-from gradcode.clusters.post import ABANDONED, READY, REPLY, Message, PlannedOrder, Record
+from gradcode.clusters.post import ABANDONED, NOT_FINITE, READY, REPLY, Message, PlannedOrder, Record
 from gradcode.clusters.roster import Arrival, Hand
 from gradcode.clusters.worker import OrderBook
 from gradcode.delays import Delays, DelayTable
@@ -36,6 +37,7 @@ from gradcode.protocol import (
     Source,
     Work,
 )
+from gradcode.topology import Branch, tree
 
 _LONGEST_PAUSE = 30.0  # seconds
 _LONGEST_WAIT = 3600.0  # seconds: more than that the kernel's timers may not take
@@ -50,6 +52,10 @@ def unsendable(reason: object) -> GradcodeError:
     )
 
 
+class _UnwantedError(Exception):
+    """The parent of this edge node does not want its answer any more."""
+
+
 class RealTimeCluster(ABC):
     """A cluster whose clock is the real one; see the arguments of its kinds."""
 
@@ -59,7 +65,8 @@ class RealTimeCluster(ABC):
 
     def __init__(
         self,
-        workers: int,
+        workers: int | None,
+        topology: Sequence[Any] | None,
         delays: Delays | DelaySource | DelayTable | None,
         delay_mode: DelayMode,
         threads: int,
@@ -67,8 +74,7 @@ class RealTimeCluster(ABC):
         patience: float | None,
         seed: int | None,
     ) -> None:
-        if workers < 1:
-            raise ValueError(f"workers={workers} must be at least 1")
+        self.topology = tree(workers, topology)
         if delay_mode not in ("extra", "emulate"):
             raise ValueError(f'delay_mode={delay_mode!r} must be "extra" or "emulate"')
         if threads < 1:
@@ -77,7 +83,8 @@ class RealTimeCluster(ABC):
             raise ValueError(f"on_shortfall={on_shortfall!r} must be one of {', '.join(ON_SHORTFALL)}")
         if patience is not None and not patience > 0:
             raise ValueError(f"patience={patience} must be a positive number of seconds, or None")
-        self.workers, self.threads = workers, threads
+        self.workers, self.threads = len(self.topology.workers), threads
+        self._branch = self.topology  # who the master's children are
         self.on_shortfall, self.patience = on_shortfall, patience
         self._delays, self._mode, self._seed = delays, delay_mode, seed
         self._hands: Sequence[Hand] = ()
@@ -89,6 +96,7 @@ class RealTimeCluster(ABC):
         self._open_orders: dict[int, Order] = {}
         self._between_iterations: list[tuple[int, Record]] = []
         self._owners: dict[int, int] = {}
+        self._wanted_above: Callable[[], bool] = lambda: True  # an edge node's: whether its parent still waits
 
     def __enter__(self) -> Self:
         return self
@@ -106,8 +114,16 @@ class RealTimeCluster(ABC):
     def _is_open(self) -> bool: ...
 
     @abstractmethod
-    def _open(self, source: Source, layout: Layout, seed: int, like: Tensor, reply_dtype: torch.dtype) -> None:
-        """Starts the workers and waits until they are ready."""
+    def _open(
+        self,
+        source: Source,
+        layout: Layout,
+        seed: int,
+        like: Tensor,
+        reply_dtype: torch.dtype,
+        inner: Sequence[Scheme | None],
+    ) -> None:
+        """Starts the children and waits until they are ready."""
 
     @abstractmethod
     def close(self) -> None:
@@ -148,6 +164,16 @@ class RealTimeCluster(ABC):
     def _over(self) -> None:
         """Tells workers that the iteration is over."""
 
+    def _called(self, child: int) -> str:
+        """A child as messages call it."""
+        own = self._branch.children[child]
+        return f"edge node {own.edge}" if isinstance(own, Branch) else f"worker {own}"
+
+    @property
+    def _edges(self) -> tuple[int, ...]:
+        """Children that are edge nodes."""
+        return tuple(child for child, own in enumerate(self._branch.children) if isinstance(own, Branch))
+
     def alive(self) -> tuple[int, ...]:
         if self._is_open and self._serial < 0:
             self._between()  # deaths since the last iteration are seen before the next one is planned
@@ -163,7 +189,15 @@ class RealTimeCluster(ABC):
         """The workers' memories; real time leaves nothing else to restore."""
         return {"memory": self.memory}
 
-    def open(self, source: Source, layout: Layout, seed: int, like: Tensor, reply_dtype: torch.dtype) -> None:
+    def open(
+        self,
+        source: Source,
+        layout: Layout,
+        seed: int,
+        like: Tensor,
+        reply_dtype: torch.dtype,
+        inner: Sequence[Scheme | None] = (),
+    ) -> None:
         """Starts the workers and waits until they are ready; see :class:`gradcode.protocol.Cluster`.
 
         Raises:
@@ -174,20 +208,26 @@ class RealTimeCluster(ABC):
             raise GradcodeError(
                 f"this {type(self).__name__} is in use already: give every session a cluster of its own"
             )
+        check_edges(layout, inner)
+        self._branch = self.topology if any(inner) else self.topology.flat
         try:
-            self._table = delay_table(self._delays, self.workers, seed if self._seed is None else self._seed)
+            self._table = self._make_table(seed if self._seed is None else self._seed)
             self._source = source
             self._owners = {}
-            self._open(source, layout, seed, like, reply_dtype)
+            self._open(source, layout, seed, like, reply_dtype, inner)
         except BaseException:
             self.close()
             raise
         self._up = True
         self._opened = time.monotonic()
 
+    def _make_table(self, seed: int) -> DelayTable | None:
+        """The delays of the whole cluster."""
+        return delay_table(self._delays, self.topology, seed)
+
     def _examine_with(self, book: OrderBook) -> None:
         """``book`` knows the sizes of answers and where they lie."""
-        self._book, self._inspection = book, Inspection(book)
+        self._book, self._inspection = book, Inspection(book, self._edges)
 
     # One iteration
 
@@ -203,20 +243,60 @@ class RealTimeCluster(ABC):
         if not self._is_open:
             raise GradcodeError(f"this {type(self).__name__} is closed: open a new one")
         self._between()
-        self._start_time = time.monotonic()
+        self._carry(scheme, iteration, time.monotonic())
+        now = time.monotonic() - self._start_time
+        self._show_failures()
+        self._exclude()
+        size = self.parameters.numel() * self.parameters.element_size()
+        self._ledger.bytes_down += size * len(self._ledger.asked)
+        return self._ledger.outcome(now, self._ordered, self._last, self._injected.compute, self._injected.communicate)
+
+    def serve(self, scheme: Scheme, iteration: Iteration, given: float, wanted: Callable[[], bool]) -> bool:
+        """An edge node's iteration, which its parent has ``given``; False: it is no longer ``wanted``.
+
+        Raises:
+            WorkerError, Shortfall, NonFiniteLoss: as :meth:`run`.
+        """
+        self._between()
+        self._wanted_above = wanted
+        try:
+            self._carry(scheme, iteration, given)
+        except _UnwantedError:
+            return False
+        finally:
+            self._show_failures()
+            self._exclude()
+        return True
+
+    @property
+    def ledger(self) -> Ledger:
+        """What is known of the last iteration."""
+        return self._ledger
+
+    def _carry(self, scheme: Scheme, iteration: Iteration, start: float) -> None:
+        self._start_time = start
         self._serial, self._number = iteration.serial, iteration.number
-        self._ledger = Ledger(self.workers, iteration, self._source.statistics, scheme.layout.slots, self._owners)
+        self._ledger = Ledger(
+            len(self._hands),
+            iteration,
+            self._source.statistics,
+            scheme.layout.slots,
+            self._owners,
+            edges=bool(self._edges),
+        )
         for worker, record in self._between_iterations:
             self._book_work(worker, record, False)
         self._between_iterations.clear()
-        self._injected = Injected(self._table, iteration.number, self.workers, self._book)
+        relayed = self._branch.edge < 0 and not self._edges
+        self._injected = Injected(self._table, iteration.number, self._branch, relayed, self._book)
         self._ordered, self._last = 0.0, self._start_time
         driver = iterate(scheme, self._ledger, self.on_shortfall)
         event: Event | None = None
         try:
             while True:
                 wait = next(driver) if event is None else driver.send(event)
-                self._give(wait)
+                # Injected delays begin with the parent's order, however long it took to come here.
+                self._give(wait, start if event is None else time.monotonic())
                 if event is None:
                     self._ordered = time.monotonic() - self._start_time
                 event = self._next(wait)
@@ -226,19 +306,13 @@ class RealTimeCluster(ABC):
             # Before the optimizer writes: whoever reads its parameters in place reads torn ones from now on.
             self._over()
             self._serial, self._open_orders = -1, {}
-        now = time.monotonic() - self._start_time
-        self._show_failures()
-        self._exclude()
-        size = self.parameters.numel() * self.parameters.element_size()
-        self._ledger.bytes_down += size * len(self._ledger.asked)
-        return self._ledger.outcome(now, self._ordered, self._last, self._injected.compute, self._injected.communicate)
 
     def _between(self) -> None:
         """Takes in what happened since the last iteration: late records, deaths, workers due to start again."""
         self._poll(0.0)
         self._queue.clear()
 
-    def _give(self, wait: Wait) -> None:
+    def _give(self, wait: Wait, now: float) -> None:
         """Says what is not wanted any more, then gives the new orders, one message per worker."""
         if wait.abandoned:
             self._unwant(wait.abandoned)
@@ -259,7 +333,6 @@ class RealTimeCluster(ABC):
             )
             for worker, mine in orders.items()
         ]
-        now = time.monotonic()
         for hand, planned, delays in ready:
             hand.post(planned, Message(self._serial, self._number, now, 0, None, delays))
 
@@ -270,6 +343,8 @@ class RealTimeCluster(ABC):
                 event = self._open_up(self._queue.popleft())
                 if event is not None:
                     return event
+            if not self._wanted_above():
+                raise _UnwantedError
             now = time.monotonic() - self._start_time
             if wait.deadline is not None and now >= wait.deadline:
                 self._poll(0.0)  # at equal times replies come before the deadline
@@ -303,7 +378,7 @@ class RealTimeCluster(ABC):
         times = [hand.again for hand in self._hands if hand.again]
         if self.patience is not None and self._serial >= 0:
             owing = {order.worker for order in self._open_orders.values()}
-            times += [self._hands[w].silent_since + self.patience for w in owing if self._hands[w].ready]
+            times += [self._hands[w].silent_since + self._patience_with(w) for w in owing if self._hands[w].ready]
         if times:
             soonest = max(0.0, min(times) - now)
             seconds = soonest if seconds is None else min(seconds, soonest)
@@ -336,7 +411,8 @@ class RealTimeCluster(ABC):
         if record.kind == REPLY:
             self._queue.append(arrival)
         else:
-            self._queue.append(Failure(hand.worker, at - self._start_time, self._why(arrival)))
+            kind: Literal["raised", "not finite"] = "not finite" if record.kind == NOT_FINITE else "raised"
+            self._queue.append(Failure(hand.worker, at - self._start_time, self._why(arrival), kind))
 
     def _book_work(self, worker: int, record: Record, current: bool) -> None:
         """Enters what a worker has done, be it for an iteration that is over."""
@@ -367,13 +443,18 @@ class RealTimeCluster(ABC):
 
     def _kill_silent(self) -> None:
         """``patience``: a silent worker is made a lost one, by killing it; its death is then seen as any other."""
-        assert self.patience is not None
         now = time.monotonic()
         for worker in {order.worker for order in self._open_orders.values()}:
             hand = self._hands[worker]
-            if hand.ready and now - hand.silent_since > self.patience:
+            if hand.ready and now - hand.silent_since > self._patience_with(worker):
                 hand.kill()
                 hand.heard = now
+
+    def _patience_with(self, child: int) -> float:
+        """An edge node has to be patient itself before it can answer."""
+        assert self.patience is not None
+        own = self._branch.children[child]
+        return self.patience * (2 + max(map(len, own.above)) if isinstance(own, Branch) else 1)
 
     def _exclude(self) -> None:
         """A worker whose replies are refused again and again is given no more work."""
@@ -384,7 +465,7 @@ class RealTimeCluster(ABC):
                 hand.forget()
                 hand.gone, hand.again = True, 0.0
                 warnings.warn(
-                    f"worker {worker} is excluded: its last {STRIKES} replies were refused",
+                    f"{self._called(worker)} is excluded: its last {STRIKES} replies were refused",
                     GradcodeWarning,
                     stacklevel=5,
                 )
@@ -395,9 +476,10 @@ class RealTimeCluster(ABC):
             last = failure.message.strip().rsplit("\n", 1)[-1] if failure.kind == "raised" else failure.kind
             if (failure.worker, last) not in self._shown:
                 self._shown.add((failure.worker, last))
-                what = f"worker {failure.worker} raised" if failure.kind == "raised" else "a reply was refused"
+                who = self._called(failure.worker)
+                what = f"{who} raised" if failure.kind == "raised" else f"a reply of {who} was refused"
                 warnings.warn(
-                    f"{what} in iteration {self._number} and the worker was treated as a straggler (shown once):\n"
+                    f"{what} in iteration {self._number} and it was treated as a straggler (shown once):\n"
                     f"{failure.message}",
                     GradcodeWarning,
                     stacklevel=5,

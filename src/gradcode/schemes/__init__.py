@@ -6,6 +6,8 @@ scheme         parts
 uncoded        one partition per worker, wait for all
 fastest        one partition per worker, wait for k, rescale
 coded          rows of an encoding matrix, wait until decodable, or until a deadline and take the least squares
+hierarchical   a row of an outer code per edge node, which decodes it from its workers' rows of an inner code
+greedy         edge nodes without redundancy, wait for the quickest at both levels, rescale
 =============  ==================================================================================================
 
 ``elastic`` wraps any of them: it is rebuilt for the workers that are there.
@@ -17,12 +19,15 @@ from gradcode.schemes.bounds import fluid_bound
 from gradcode.schemes.coded import Coded, coded, uncoded
 from gradcode.schemes.elastic import Elastic, elastic
 from gradcode.schemes.fastest import Fastest, fastest
+from gradcode.schemes.hierarchical import Greedy, Hierarchical, greedy, hierarchical
 from gradcode.schemes.registry import SchemeEntry, available, by_name
 
 __all__ = [
     "Coded",
     "Elastic",
     "Fastest",
+    "Greedy",
+    "Hierarchical",
     "SchemeEntry",
     "available",
     "by_name",
@@ -30,5 +35,7 @@ __all__ = [
     "elastic",
     "fastest",
     "fluid_bound",
+    "greedy",
+    "hierarchical",
     "uncoded",
 ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from gradcode import codes
 from gradcode.codes import GradientCode
 from gradcode.codes.stability import roundoff
-from gradcode.protocol import Floats, Iteration
+from gradcode.protocol import Floats, Iteration, Scheme
 from gradcode.schemes.registry import scheme
 from gradcode.schemes.rows import RowScheme, Weights
 
@@ -17,16 +19,30 @@ class Coded(RowScheme):
 
     After ``deadline`` seconds it takes the least-squares gradient of what has arrived and reports its error.
 
+    Args:
+        code: which combinations the children send, and how they are decoded.
+        deadline: seconds, or None.
+        names: (K,) the numbers that the code's partitions have in the data, where they are only some of them; None: 0
+            to K − 1.
+        inner: the schemes of children that are edge nodes, None for a worker; empty: all are workers.
+
     >>> from gradcode import codes
     >>> Coded(codes.fractional_repetition(workers=6, stragglers=2))
     coded(fractional_repetition(workers=6, stragglers=2))
     """
 
-    def __init__(self, code: GradientCode, deadline: float | None = None) -> None:
-        encoding = code.encoding
-        shares = [{int(j): encoding[worker, j].item() for j in held} for worker, held in enumerate(code.placement)]
-        super().__init__(shares, deadline, packed=np.iscomplexobj(encoding))
-        self.partitions = code.partitions
+    def __init__(
+        self,
+        code: GradientCode,
+        deadline: float | None = None,
+        *,
+        names: Sequence[int] | None = None,
+        inner: Sequence[Scheme | None] = (),
+    ) -> None:
+        encoding, names = code.encoding, range(code.partitions) if names is None else names
+        shares = [{int(names[j]): encoding[child, j].item() for j in held} for child, held in enumerate(code.placement)]
+        super().__init__(shares, deadline, packed=np.iscomplexobj(encoding), inner=inner)
+        self.partitions = 1 + max(map(int, names))
         self.code = code
         self._roundoff = roundoff(code.dtype)
         self._fewest = -(-code.partitions // code.load)  # fewer workers do not hold all partitions

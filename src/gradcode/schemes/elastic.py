@@ -347,6 +347,11 @@ def _check_alone(scheme: Scheme, number: int) -> None:
     Raises:
         ValueError: it cannot; says why.
     """
+    if any(scheme.inner):
+        raise ValueError(
+            f"{scheme!r} cannot be elastic: it has edge nodes, and which workers are under which is fixed by the "
+            f"cluster's topology. Without elastic, who is lost is a straggler until it is back"
+        )
     if scheme.workers != number:
         raise ValueError(f"build({number}) gave {scheme!r}, which is for {scheme.workers} workers, not {number}")
     if scheme.layout.memory:
@@ -354,8 +359,6 @@ def _check_alone(scheme: Scheme, number: int) -> None:
             f"{scheme!r} cannot be elastic: its workers remember (layout.memory={scheme.layout.memory}), and what a "
             f"worker remembers belongs to the number that it has in this scheme"
         )
-    if scheme.inner:
-        raise ValueError(f"{scheme!r} cannot be elastic: it has edge nodes, whose workers are not the scheme's own")
 
 
 def elastic(build: Callable[[int], Scheme], workers: int, patience: int = 10) -> Elastic:

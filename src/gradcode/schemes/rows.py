@@ -21,6 +21,7 @@ from gradcode.protocol import (
     Scheme,
 )
 from gradcode.schemes.decoding import packed_sum, weighted_sum
+from gradcode.topology import Branch, shape_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +38,8 @@ class Weights(NamedTuple):
 class RowScheme(ABC):
     """One order per worker and iteration; ends when the arrived rows suffice, or with the deadline.
 
+    Its workers may be edge nodes, which split what they are asked for by schemes of their own.
+
     A subclass answers three questions: do these rows suffice, with which weights, and when would given finishing
     times suffice. If nothing has arrived at the deadline, the first reply ends the iteration.
     """
@@ -49,13 +52,18 @@ class RowScheme(ABC):
     _roundoff = 2.0**-24  # what the errors of ``_weights`` allow for: that of float32
 
     def __init__(
-        self, shares: Sequence[Mapping[int, Coefficient]], deadline: float | None, packed: bool = False
+        self,
+        shares: Sequence[Mapping[int, Coefficient]],
+        deadline: float | None,
+        packed: bool = False,
+        inner: Sequence[Scheme | None] = (),
     ) -> None:
         if deadline is not None and not deadline > 0:
             raise ValueError(f"deadline={deadline!r} must be a positive number of seconds, or None to have none")
         self.workers = len(shares)
         self.layout = Layout(rows=self.workers, slots=self.workers, packed=packed)
         self.deadline = deadline
+        self._inner = tuple(inner)
         self._shares = [Combination(share) for share in shares]
         self._scaled: tuple[Combination | None, list[Combination]] = (None, [])
         self._loads = np.array([len(share) for share in self._shares], dtype=np.float64)
@@ -65,7 +73,7 @@ class RowScheme(ABC):
 
     @property
     def inner(self) -> tuple[Scheme | None, ...]:
-        return ()
+        return self._inner
 
     @property
     def awaits(self) -> int:
@@ -118,19 +126,39 @@ class RowScheme(ABC):
         self.error += self._coarseness(weights, rows, out)
 
     def duration(self, compute: Floats, communicate: Floats) -> Floats:
-        """Seconds of an iteration, (samples, N, stages) and (samples, N) -> (samples,).
+        """Seconds of an iteration, (samples, N, stages) and (samples, links) -> (samples,).
 
-        Worker i ends after load_i·compute_i + communicate_i. Equal, draw by draw, to the event-by-event simulation
-        with instant abandoning. inf: some draw never ends.
+        Worker i ends after load_i·compute_i + communicate_i, an edge node when its own scheme does and its message has
+        passed. Equal, draw by draw, to the event-by-event simulation with instant abandoning. inf: some draw never
+        ends.
         """
-        with np.errstate(invalid="ignore"):  # no load on a worker that never answers
-            finish = self._loads * compute[:, :, 0] + communicate
-        finish = np.where(self._loads > 0, finish, np.inf)
+        finish = self._finish(compute, communicate)
         complete = self._completion(finish)
         if self.deadline is None:
             return complete
         first = finish.min(axis=1)
         return np.where(complete <= self.deadline, complete, np.maximum(self.deadline, first))
+
+    def _finish(self, compute: Floats, communicate: Floats) -> Floats:
+        """(samples, children) times at which the children's answers would come."""
+        if not any(self._inner):
+            with np.errstate(invalid="ignore"):  # no load on a worker that never answers
+                finish = self._loads * compute[:, :, 0] + communicate
+            return np.where(self._loads > 0, finish, np.inf)
+        # Workers are numbered from left to right, and so are links: all workers', then those of edge nodes, each
+        # followed by the ones below it.
+        finish, worker, edge = np.empty((len(compute), self.workers)), 0, compute.shape[1]
+        for child, (load, scheme) in enumerate(zip(self._loads, self._inner, strict=True)):
+            if scheme is None:
+                finish[:, child] = load * compute[:, worker, 0] + communicate[:, worker]
+                worker += 1
+                continue
+            below = Branch.of(shape_of(scheme))
+            own, next_edge = slice(worker, worker + len(below.workers)), edge + 1 + len(below.edges)
+            links = np.concatenate([communicate[:, own], communicate[:, edge + 1 : next_edge]], axis=1)
+            finish[:, child] = scheme.duration(compute[:, own], links) + communicate[:, edge]
+            worker, edge = own.stop, next_edge
+        return np.where(self._loads > 0, finish, np.inf)
 
     def state_dict(self) -> dict[str, Any]:
         return {}

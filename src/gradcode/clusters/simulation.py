@@ -1,0 +1,394 @@
+"""Iterations under a virtual clock: a master's heap of events, and below it those of its edge nodes."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradcode.clusters.driver import Ledger, OnShortfall, Wait, below, iterate
+from gradcode.clusters.edge import EdgeNode
+from gradcode.clusters.injected import Injected
+from gradcode.clusters.inspection import Inspection
+from gradcode.clusters.once import Once
+from gradcode.clusters.worker import Answer, MissingError, OrderBook, SharedMemories
+from gradcode.delays import DelayTable
+from gradcode.errors import GradcodeError, NonFiniteLoss
+from gradcode.protocol import Event, Expired, Failure, Iteration, Layout, Loss, Order, Reply, Scheme, Work
+from gradcode.topology import Branch
+
+_REPLY, _LOSS, _DEADLINE = range(3)
+_NEVER = (np.inf, _DEADLINE)
+
+
+class ScriptedLoss(NamedTuple):
+    """A worker dies ``time`` seconds into an iteration (counted from 0); edge nodes are numbered after the workers."""
+
+    iteration: int
+    worker: int
+    time: float
+
+
+@dataclass(frozen=True)
+class World:
+    """What all of a simulation shares."""
+
+    source: Once
+    seed: int
+    like: Tensor
+    table: DelayTable | None
+    losses: Sequence[ScriptedLoss]
+    workers: int
+    abandon: Literal["instant", "partition"]
+    restart: float
+    on_shortfall: OnShortfall
+
+
+class Station:
+    """A master, or an edge node, between iterations: its children, their rows, and how long they are still busy.
+
+    Args:
+        world: what all share.
+        branch: the children.
+        layout: of the scheme that is run here.
+        inner: the schemes of children that are edge nodes.
+        reply_dtype: of the rows.
+    """
+
+    def __init__(
+        self, world: World, branch: Branch, layout: Layout, inner: Sequence[Scheme | None], reply_dtype: torch.dtype
+    ) -> None:
+        source, like = world.source, world.like
+        self.world, self.branch, self.layout = world, branch, layout
+        self.relayed = branch.edge < 0 and not branch.edges  # if there are edge nodes, they only pass messages on
+        items, pitch = layout.row_shape(source.length, reply_dtype.itemsize)
+        row_dtype = reply_dtype if layout.codec is None else torch.uint8
+        self.rows = torch.zeros(layout.rows, pitch, dtype=row_dtype)[:, :items]
+        self.memory = like.new_zeros(layout.memory, 2, source.length) if layout.memory else None
+        memories = None if self.memory is None else SharedMemories(self.memory)
+        self.books = [
+            OrderBook(
+                child.edge if isinstance(child, Branch) else child,
+                source,
+                layout,
+                self.rows,
+                memories,
+                world.seed,
+                like,
+            )
+            for child in branch.children
+        ]
+        self.below: list[Station | None] = [None] * len(branch.children)
+        self.nodes: list[EdgeNode | None] = [None] * len(branch.children)
+        for child, (own, scheme) in enumerate(
+            zip(branch.children, inner or (None,) * len(branch.children), strict=True)
+        ):
+            if isinstance(own, Branch):
+                assert scheme is not None
+                self.below[child] = Station(world, own, scheme.layout, scheme.inner, reply_dtype)
+                self.nodes[child] = EdgeNode(scheme, source.length, like)
+        self.busy = np.zeros(len(branch.children))  # seconds after the end of its last run, which was
+        self.ended = 0.0  # on the cluster's clock
+        self.back = np.zeros(len(branch.children))  # when those that were lost have been started again
+        self.owners: dict[int, int] = {}
+        edges = [child for child, node in enumerate(self.nodes) if node is not None]
+        self.inspection = Inspection(self.books[0], edges)
+
+    def alive(self) -> tuple[int, ...]:
+        """Children that can be given orders."""
+        return tuple(child for child in range(len(self.books)) if child not in self.inspection.excluded)
+
+    def away(self, now: float) -> tuple[int, ...]:
+        """Those of them that are being started again."""
+        return tuple(child for child in self.alive() if self.back[child] > now)
+
+    def forget(self, back: float) -> None:
+        """An edge node is lost, and its children with it, until ``back``."""
+        self.back[:], self.busy[:] = back, 0.0
+        for book in self.books:
+            book.forget()
+        for station in self.below:
+            if station is not None:
+                station.forget(back)
+
+
+@dataclass(slots=True)
+class _Hand:
+    """What one child is doing: times are seconds from the start of the training's iteration."""
+
+    queue: deque[tuple[int, Order]] = field(default_factory=deque)  # (message, order)
+    order: Order | None = None
+    message: int = -1
+    load: int = 0
+    free: float = 0.0
+    began: float = 0.0
+    computed: float = 0.0
+    pace: float = 0.0
+    ticket: int = -1
+    run: Run | None = None  # of an edge node that is at it
+
+
+class Run:
+    """One iteration of a station: the heap of its events, and the runs of its edge nodes.
+
+    Args:
+        station: whose.
+        scheme: its rules.
+        iteration: what they are told.
+        day: seconds on the cluster's clock at which the training's iteration began.
+        start: seconds after that at which this run begins.
+    """
+
+    def __init__(self, station: Station, scheme: Scheme, iteration: Iteration, day: float, start: float) -> None:
+        world = station.world
+        self.station, self.scheme, self.iteration, self.world = station, scheme, iteration, world
+        self.day, self.start, self.now = day, start, start
+        self.ledger = Ledger(
+            len(station.books),
+            iteration,
+            world.source.statistics,
+            scheme.layout.slots,
+            station.owners,
+            edges=any(station.nodes),
+        )
+        self.injected = Injected(world.table, iteration.number, station.branch, station.relayed, station.books[0])
+        since = day + start - station.ended
+        self.hands = [_Hand(free=start + max(0.0, float(busy) - since)) for busy in station.busy]
+        self.heap: list[tuple[float, int, int, int]] = []
+        self.tickets = count()
+        self.done = False
+        self.error: GradcodeError | None = None
+        self.sending = 0.0
+        names = [
+            child.edge + world.workers if isinstance(child, Branch) else child for child in station.branch.children
+        ]
+        for loss in world.losses:
+            if loss.iteration == iteration.number and loss.worker in names and loss.time >= start:
+                heapq.heappush(self.heap, (loss.time, _LOSS, names.index(loss.worker), next(self.tickets)))
+        self._running: dict[int, Run] = {}  # edge nodes that are at work
+        mine = world.on_shortfall if station.branch.edge < 0 else below(world.on_shortfall)
+        self._driver = iterate(scheme, self.ledger, mine)
+
+    def begin(self) -> None:
+        """Gives the first orders."""
+        began = time.monotonic()
+        self._resume(None)
+        self.sending = time.monotonic() - began
+
+    # What happens next
+
+    @property
+    def due(self) -> tuple[float, int]:
+        """When something happens here or below, and of which kind; ``inf``: never.
+
+        At equal times edge nodes come first, then replies, then losses, then the deadline.
+        """
+        if self.done:
+            return _NEVER
+        while self.heap and self.heap[0][1] == _REPLY and self.hands[self.heap[0][2]].ticket != self.heap[0][3]:
+            heapq.heappop(self.heap)  # abandoned, or lost with its child
+        times = [self.heap[0][:2]] if self.heap else []
+        if self._wait.deadline is not None:
+            times.append((max(self.now, self.start + self._wait.deadline), _DEADLINE))
+        if self._running:
+            times.append((self._soonest()[0], -1))
+        return min(times, default=_NEVER)
+
+    def step(self) -> None:
+        """Lets the next thing happen."""
+        at, kind = self.due
+        self.now = max(self.now, at)
+        if kind < 0:
+            self._step_below(self._soonest()[1])
+        elif kind == _DEADLINE:
+            self._resume(Expired(self.now - self.start))
+        else:
+            _, _, child, _ = heapq.heappop(self.heap)
+            self._resume(self._lose(child) if kind == _LOSS else self._finish(child))
+
+    def stop(self) -> None:
+        """Nobody needs this iteration any more: whoever is still at it is free, or will be."""
+        for child, hand in enumerate(self.hands):
+            if hand.order is not None:
+                self._stop(child)
+        self.done = True
+        self.station.busy = np.array([max(0.0, hand.free - self.now) for hand in self.hands])
+        self.station.ended = self.day + self.now
+
+    def _soonest(self) -> tuple[float, int]:
+        """When something happens below, and under which child."""
+        return min((run.due[0], child) for child, run in self._running.items())
+
+    def _resume(self, event: Event | None) -> None:
+        try:
+            self._wait: Wait = next(self._driver) if event is None else self._driver.send(event)
+        except StopIteration:
+            self.done = True
+            self.stop()
+            return
+        self._abandon(self._wait.abandoned)
+        self._give(self._wait.orders)
+
+    # Orders
+
+    def _give(self, orders: Sequence[Order]) -> None:
+        self.injected.give(orders)
+        message = next(self.tickets)
+        for order in orders:
+            self.hands[order.worker].queue.append((message, order))
+        for child in {order.worker for order in orders}:
+            self._work_on(child)
+
+    def _work_on(self, child: int) -> None:
+        """Lets an idle child begin its next order."""
+        hand = self.hands[child]
+        if hand.order is not None or not hand.queue:
+            return
+        hand.message, order = hand.queue.popleft()
+        hand.order, hand.pace = order, self.injected.pace(order)
+        hand.began = max(self.now, hand.free)
+        if self.station.nodes[child] is not None:
+            self._begin_below(child, order)
+            return
+        book = self.station.books[child]
+        book.begin(order.serial)
+        hand.load = book.load(order)
+        hand.computed = hand.began + (hand.load * hand.pace if hand.load else 0.0)
+        self._due_at(child, hand.computed + self.injected.message(order))
+
+    def _due_at(self, child: int, finish: float) -> None:
+        hand = self.hands[child]
+        hand.ticket = next(self.tickets)
+        if np.isfinite(finish):
+            heapq.heappush(self.heap, (finish, _REPLY, child, hand.ticket))
+
+    def _finish(self, child: int) -> Reply | Failure:
+        hand = self.hands[child]
+        order = hand.order
+        assert order is not None
+        self.ledger.work.append(self._work(child, hand.began, hand.computed, "compute"))
+        answer, message = self._answer(child, order)
+        hand.order, hand.free, hand.run = None, self.now, None
+        self._work_on(child)
+        if answer is None:
+            return message
+        payload = self.station.books[child].payload(order, answer.sent)
+        return self.station.inspection.examine(Reply(order, payload, self.now - self.start, answer.statistics))
+
+    def _answer(self, child: int, order: Order) -> tuple[Answer | None, Failure]:
+        hand, book, node = self.hands[child], self.station.books[child], self.station.nodes[child]
+        if node is not None:
+            assert hand.run is not None
+            if hand.run.error is not None:
+                kind: Literal["raised", "not finite"] = "raised"
+                if isinstance(hand.run.error, NonFiniteLoss):
+                    kind = "not finite"
+                return None, Failure(child, self.now - self.start, str(hand.run.error), kind)
+            station = self.station.below[child]
+            assert station is not None
+            return node.answer(order, hand.run.ledger, station.rows, self.station.rows[order.row]), _UNUSED
+        self.ledger.computations += hand.load
+        later = [other for message, other in hand.queue if message == hand.message]
+        try:
+            return book.carry_out(order, self.iteration.number, _always, later), _UNUSED
+        except MissingError as error:
+            return None, Failure(child, self.now - self.start, str(error))
+
+    # Edge nodes
+
+    def _begin_below(self, child: int, order: Order) -> None:
+        hand, node, station = self.hands[child], self.station.nodes[child], self.station.below[child]
+        assert node is not None and station is not None
+        iteration = node.iteration(
+            order, self.iteration.number, self.iteration.sizes, station.alive(), station.away(self.day + hand.began)
+        )
+        hand.ticket = -1
+        hand.run = self._running[child] = Run(station, node.scheme, iteration, self.day, hand.began)
+        self._go_on_below(child, hand.run.begin)
+
+    def _step_below(self, child: int) -> None:
+        self._go_on_below(child, self._running[child].step)
+
+    def _go_on_below(self, child: int, move: Callable[[], None]) -> None:
+        """Lets an edge node go on; when it is done, its answer is under way."""
+        hand, run = self.hands[child], self._running[child]
+        try:
+            move()
+        except GradcodeError as error:
+            run.error = error
+            run.stop()
+        if run.done:
+            assert hand.order is not None
+            self._count(child)
+            hand.computed = run.now
+            self._due_at(child, hand.computed + self.injected.message(hand.order))
+
+    def _count(self, child: int) -> None:
+        """An edge node has ended, and with it the computing of its workers."""
+        self.ledger.computations += self._running.pop(child).ledger.computations
+
+    def _stop_below(self, child: int) -> None:
+        run = self._running.get(child)
+        if run is not None:
+            run.now = max(run.now, self.now)
+            run.stop()
+            self._count(child)
+
+    # Endings
+
+    def _lose(self, child: int) -> Loss:
+        hand, station = self.hands[child], self.station
+        hand.queue.clear()
+        self._stop_below(child)
+        hand.order, hand.run, hand.ticket, hand.free = None, None, -1, self.now + self.world.restart
+        station.back[child] = self.day + hand.free
+        station.books[child].forget()
+        lower = station.below[child]
+        if lower is not None:
+            lower.forget(self.day + hand.free)
+        return Loss(child, self.now - self.start)
+
+    def _abandon(self, slots: Sequence[int]) -> None:
+        if not slots:
+            return
+        gone = set(slots)
+        for child, hand in enumerate(self.hands):
+            hand.queue = deque(entry for entry in hand.queue if entry[1].slot not in gone)
+            if hand.order is not None and hand.order.slot in gone:
+                self._stop(child)
+                self._work_on(child)
+
+    def _stop(self, child: int) -> None:
+        """Ends what a child is at because nobody wants it any more."""
+        hand = self.hands[child]
+        assert hand.order is not None
+        self._stop_below(child)
+        load, elapsed = (0 if hand.run is not None else hand.load), self.now - hand.began
+        done = load if self.now >= hand.computed or not hand.pace else int(max(0.0, elapsed) // hand.pace)
+        hand.free = max(hand.free, self.now)
+        # Nobody waits for ever for the end of a partition: what never ends is an injected sleep.
+        if self.world.abandon == "partition" and done < load and elapsed > 0 and np.isfinite(hand.pace):
+            done += 1
+            hand.free = hand.began + done * hand.pace
+        if elapsed > 0:
+            self.ledger.work.append(self._work(child, hand.began, hand.free, "abandon"))
+            self.ledger.computations += done
+        hand.order, hand.run, hand.ticket = None, None, -1
+
+    def _work(self, child: int, began: float, ended: float, kind: str) -> Work:
+        return Work(child, began - self.start, ended - self.start, kind)
+
+
+_UNUSED = Failure(-1, 0.0, "")
+
+
+def _always(order: Order) -> bool:
+    return True
