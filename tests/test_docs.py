@@ -208,6 +208,7 @@ FLOORS = {
     "errors": 1,
     "protocol": 1,
     "report": 1,
+    "topology": 1,
     "codes": 1,
     "delays": 1,
     "schemes": 2,
@@ -215,12 +216,14 @@ FLOORS = {
     "clusters": 4,
     "session": 5,
     "trainer": 5,
+    "planning": 5,
     "reporting": 6,
     "catalog": 6,
-    "cli": 7,
+    "experiments": 7,
+    "cli": 8,
 }
 # Who on one floor may import whom, beside errors, which everybody may.
-BESIDE = {("protocol", "report"), ("trainer", "session")}
+BESIDE = {("protocol", "report"), ("protocol", "topology"), ("topology", "protocol"), ("trainer", "session")}
 
 
 def room_of(module: str) -> str:

@@ -14,6 +14,7 @@ from gradcode.cli.config import Config, Given, changed, load
 from gradcode.cli.run import run
 from gradcode.errors import ConfigError, GradcodeError
 from gradcode.schemes import registry
+from gradcode.topology import shape_of
 
 CODED = 'scheme={name="%s"%s}'
 RAY = 'cluster={kind="ray", workers=4%s}'
@@ -204,8 +205,8 @@ def test_codes_lists_every_entry(capsys: pytest.CaptureFixture[str]) -> None:
         assert re.search(rf"│ {name} +│", printed), name
 
 
-@pytest.mark.parametrize("name", ["digits.toml", "ray_digits.toml"])
+@pytest.mark.parametrize("name", ["digits.toml", "hierarchical.toml", "ray_digits.toml"])
 def test_the_examples_are_valid_configurations(name: str) -> None:
     given = load(Path(__file__).parents[2] / "examples" / name)
     assert isinstance(given, Given) and isinstance(given.config, Config)
-    assert build.plan(given).scheme.workers == given.config.cluster.workers
+    assert shape_of(build.plan(given).scheme) == given.config.cluster.tree.shape

@@ -12,6 +12,8 @@ import typer
 
 import gradcode
 from gradcode.cli.codes import codes
+from gradcode.cli.plan import hierarchical
+from gradcode.cli.reproduce import reproduce
 from gradcode.cli.train import train
 from gradcode.errors import GradcodeError, GradcodeWarning
 
@@ -70,3 +72,10 @@ def root(
 
 app.command()(plain(train))
 app.command()(plain(codes))
+app.command()(plain(reproduce))
+
+planning = typer.Typer(no_args_is_help=True, help="Choose a method's parameters for machines whose delays are known.")
+planning.command()(plain(hierarchical))
+# Without it, a group of one command would take that command's place.
+planning.callback()(lambda: None)
+app.add_typer(planning, name="plan")

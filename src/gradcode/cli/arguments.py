@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,9 @@ from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from gradcode.cli.config import Given
 from gradcode.cli.messages import allowed, plainly, show, with_nearest
 from gradcode.errors import ConfigError
+
+# What the table [cluster] says for all.
+_SAID_ONCE = {"workers": "cluster.workers", "workers_per_edge": "cluster.topology"}
 
 
 def call(
@@ -27,6 +30,7 @@ def call(
     context: Mapping[str, Any] | None = None,
     positional: tuple[Any, ...] = (),
     within: str = "",
+    others: Collection[str] = (),
 ) -> Any:
     """``constructor(*positional, **arguments)``, with what it wants of ``context`` filled in.
 
@@ -39,11 +43,13 @@ def call(
             constructor has a parameter of that name; a table may not say it again, but for what has a default.
         positional: what comes before.
         within: the sub-table that holds the arguments, such as ``".arguments"``.
+        others: keys of the table that are not for this constructor.
 
     Raises:
         ConfigError: an unknown or missing argument, a value of a wrong type or out of range.
     """
     context = context or {}
+    arguments = {name: value for name, value in arguments.items() if name not in others}
     parameters = _parameters(constructor)
     keywords = [
         name
@@ -52,10 +58,10 @@ def call(
     ]
     free = not parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name in arguments:
-        if name == "workers" and name in context:
-            raise given.refuse(f"{key}{within}.{name}", "is said once, as cluster.workers")
+        if name in _SAID_ONCE and name in context:
+            raise given.refuse(f"{key}{within}.{name}", f"is said once, as {_SAID_ONCE[name]}")
         if not free and name not in keywords:
-            own = [keyword for keyword in keywords if keyword != "workers" or keyword not in context]
+            own = [keyword for keyword in keywords if keyword not in _SAID_ONCE or keyword not in context] + [*others]
             known = allowed(name, own, "known are") if own else "it takes no arguments"
             raise given.refuse(f"{key}{within}.{name}", f": unknown key; {known}")
     _check_types(given, key + within, constructor, arguments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,11 @@ def _scheme(given: Given) -> Scheme:
     whole = _scheme_for(given, workers)
     if table.elastic is None:
         return whole
+    if any(whole.inner):
+        raise given.refuse(
+            "scheme.elastic",
+            f"does not go with scheme {table.name!r}: cluster.topology fixes which workers are under which edge node",
+        )
 
     @functools.cache
     def build(number: int) -> Scheme:
@@ -82,7 +87,15 @@ def _scheme_for(given: Given, workers: int, partitions: int | None = None) -> Sc
     if partitions is not None and isinstance(arguments.get("k"), int):
         arguments["k"] = min(arguments["k"], workers)
     context: dict[str, Any] = {"workers": workers, "partitions": partitions}
-    if _takes(construct, "code"):
+    if _takes(construct, "workers_per_edge"):
+        context["workers_per_edge"] = _workers_per_edge(given, f"scheme {table.name!r}")
+    coded = [name for name, entry in entries.items() if _takes(entry.construct, "code") and name not in codes.REGISTRY]
+    if _takes(construct, "code") and table.name not in coded and table.code is None:
+        # It is named after the one code that it is made for, and the table is that of both.
+        mine = [name for name in inspect.signature(construct).parameters if name != "code"]
+        context["code"] = _code(given, "scheme", table, workers, partitions, others=mine)
+        arguments = {name: value for name, value in arguments.items() if name in mine}
+    elif table.name in coded:
         if table.code is None:
             raise ConfigError(
                 f"{given.source}: scheme.code is missing: scheme {table.name!r} needs a table [scheme.code] whose name "
@@ -90,25 +103,48 @@ def _scheme_for(given: Given, workers: int, partitions: int | None = None) -> Sc
             )
         own = None if _takes(construct, "partitions") else arguments.pop("partitions", None)
         lower = partitions is not None
-        context["code"] = _code(given, table.code, workers, partitions if lower else own, lower)
+        context["code"] = _code(given, "scheme.code", table.code, workers, partitions if lower else own, lower)
     elif table.code is not None:
-        coded = [name for name, entry in entries.items() if _takes(entry.construct, "code")]
         with_code = ", ".join(coded)
         raise given.refuse("scheme.code", f"is not used by scheme {table.name!r}; schemes with a code: {with_code}")
     scheme: Scheme = call(given, "scheme", construct, arguments, context)
     return scheme
 
 
-def _code(given: Given, table: Choice, workers: int, partitions: int | None, lower: bool) -> codes.GradientCode:
+def _code(
+    given: Given,
+    key: str,
+    table: Choice,
+    workers: int,
+    partitions: int | None,
+    lower: bool = False,
+    others: Collection[str] = (),
+) -> codes.GradientCode:
     if table.name not in codes.REGISTRY:
-        raise given.refuse("scheme.code.name", f"is no code; it {allowed(table.name, codes.REGISTRY)}")
+        raise given.refuse(f"{key}.name", f"is no code; it {allowed(table.name, codes.REGISTRY)}")
     arguments = table.arguments
     if lower and isinstance(arguments.get("stragglers"), int):
         arguments["stragglers"] = min(arguments["stragglers"], workers - 1)
-    context = {"workers": workers, "partitions": partitions, "rng": given.config.seed}
+    context: dict[str, Any] = {"workers": workers, "partitions": partitions, "rng": given.config.seed}
     constructor = codes.REGISTRY[table.name].constructor
-    code: codes.GradientCode = call(given, "scheme.code", constructor, arguments, context)
+    if _takes(constructor, "workers_per_edge"):
+        context["workers_per_edge"] = _workers_per_edge(given, f"code {table.name!r}")
+    code: codes.GradientCode = call(given, key, constructor, arguments, context, others=others)
     return code
+
+
+def _workers_per_edge(given: Given, who: str) -> tuple[int, ...]:
+    """How many workers each edge node has, where all are on one level."""
+    shape = given.config.cluster.tree.shape
+    if isinstance(shape, int):
+        raise ConfigError(
+            f"{given.source}: cluster.topology is missing: {who} is for edge nodes; give the number of workers of "
+            f"each, such as topology = [3, 3, 4]"
+        )
+    per_edge = tuple(own for own in shape if isinstance(own, int))
+    if len(per_edge) < len(shape):
+        raise given.refuse("cluster.topology", f"must be a plain list of numbers of workers: {who} is for one level")
+    return per_edge
 
 
 def _takes(construct: Callable[..., Any], name: str) -> bool:
@@ -119,9 +155,14 @@ def _delays(given: Given) -> DelayTable | None:
     cluster = given.config.cluster
     if cluster.delays is None:
         return None
-    seed = given.config.seed if cluster.seed is None else cluster.seed
+    seed, edges = given.config.seed if cluster.seed is None else cluster.seed, len(cluster.tree.edges)
     try:
-        return delays.from_config(cluster.delays, "cluster.delays").table(cluster.workers, seed)
+        found = delays.from_config(cluster.delays, "cluster.delays")
+        many = isinstance(found.edges, tuple) and len(found.edges) != edges
+        if found.edges is not None and (many or not edges):
+            there = f"there are {edges}" if edges else "without cluster.topology there are none"
+            raise given.refuse("cluster.delays.edges", f"must be one link, or a list with one per edge node; {there}")
+        return found.table(cluster.workers, seed, cluster.tree.above if edges else ())
     except (ValueError, TypeError, OSError) as error:
         message = with_nearest(str(error).split("\n")[0])
         if message.startswith("cluster.delays"):
@@ -253,6 +294,7 @@ def session(given: Given, plan: Plan, parts: Learning) -> Session:
     """
     import torch
 
+    from gradcode.clusters.edge import check_edges
     from gradcode.session import Session
 
     config, options = given.config, given.config.session
@@ -265,6 +307,8 @@ def session(given: Given, plan: Plan, parts: Learning) -> Session:
         if here and known.type == "cuda" and (known.index or 0) >= torch.cuda.device_count():
             raise given.refuse("session.devices", f"[{index}] is not there: {torch.cuda.device_count()} GPUs are seen")
     dtype = None if options.reply_dtype is None else getattr(torch, options.reply_dtype)
+    with blamed(given, "scheme", given.raw["scheme"]):
+        check_edges(plan.scheme.layout, plan.scheme.inner)
     machine = cluster(given, plan.table)
     try:
         return Session(

@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from gradcode.cli.messages import explain, show
 from gradcode.errors import ConfigError
+from gradcode.topology import Branch, tree
 
 
 class Table(BaseModel):
@@ -87,6 +88,11 @@ class SchemeTable(Choice):
     elastic: ElasticTable | None = None
 
 
+def _of_key(key: str, reason: str) -> PydanticCustomError:
+    """What the table as a whole finds wrong with one of its keys."""
+    return PydanticCustomError("of_key", "{reason}", {"reason": reason, "key": key})
+
+
 _REAL = ("threads", "delay_mode", "patience")
 # The keys that do not go with every kind.
 _KEYS = {
@@ -106,6 +112,7 @@ class ClusterTable(Table):
 
     kind: Literal["local", "ray", "simulated"] = "local"
     workers: int = Field(ge=1)
+    topology: list[Any] | None = None
     delays: Any = None
     seed: int | None = Field(default=None, ge=0)
     on_shortfall: Literal["wait", "approximate", "raise"] = "wait"
@@ -122,19 +129,42 @@ class ClusterTable(Table):
     losses: list[Annotated[list[float], Field(min_length=3, max_length=3)]] = Field(default_factory=list)
     restart: float = Field(default=0.0, ge=0)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _count_workers(cls, raw: Any) -> Any:
+        """A topology says how many workers there are."""
+        if not isinstance(raw, dict) or not isinstance(raw.get("topology"), list):
+            return raw
+        try:
+            number = len(Branch.of(raw["topology"]).workers)
+        except ValueError as error:
+            raise _of_key("topology", str(error).removeprefix("topology")) from None
+        return {"workers": number, **raw}
+
+    @model_validator(mode="after")
+    def _as_in_topology(self) -> Self:
+        if self.topology is not None and self.workers != (number := len(Branch.of(self.topology).workers)):
+            raise _of_key("workers", f"must be {number}, as in topology = {show(self.topology)}, or be left out")
+        return self
+
     @model_validator(mode="after")
     def _of_this_kind(self) -> Self:
         for key in sorted(self.model_fields_set):
             kinds = [kind for kind, keys in _KEYS.items() if key in keys]
             if kinds and self.kind not in kinds:
                 named = " or ".join(f'kind = "{kind}"' for kind in kinds)
-                raise PydanticCustomError("other_kind", "goes with {kinds} only", {"kinds": named, "key": key})
+                raise _of_key(key, f"goes with {named} only")
         return self
+
+    @property
+    def tree(self) -> Branch:
+        """The workers, and the edge nodes between them and the master."""
+        return tree(self.workers, self.topology)
 
     @property
     def options(self) -> dict[str, Any]:
         """Keyword arguments of the cluster, beside workers, delays and seed."""
-        return {key: getattr(self, key) for key in ("on_shortfall", *_KEYS[self.kind])}
+        return {key: getattr(self, key) for key in ("topology", "on_shortfall", *_KEYS[self.kind])}
 
 
 class CheckpointTable(Table):

@@ -72,7 +72,7 @@ def explain(problem: ErrorDetails, raw: Mapping[str, Any], root: type[BaseModel]
     # Of a value that may be of several types, Pydantic names the type tried after the key.
     path = [str(part) for part in problem["loc"] if part not in ("int", "float")]
     value = problem["input"]
-    if kind == "other_kind":
+    if kind == "of_key":
         path.append(context["key"])
         value = value[context["key"]]
     key = ".".join(path)
@@ -87,7 +87,7 @@ def explain(problem: ErrorDetails, raw: Mapping[str, Any], root: type[BaseModel]
     reason = plainly(problem["msg"])
     if kind in ("model_type", "dict_type"):
         reason = f"must be a table [{key}]"
-    return f"{key} = {show(value)} {reason}"
+    return f"{key} = {show(value)}{'' if reason.startswith(':') else ' '}{reason}"
 
 
 def _table(path: list[str], root: type[BaseModel]) -> type[BaseModel]:

@@ -64,7 +64,8 @@ def _train(given: Given, folder: Path, resume: bool, plan: build.Plan, console: 
         trainer.resume()
     keep, total = session.iteration, config.epochs * session.iterations_per_epoch
     reply = plan.scheme.layout.row_bytes(session.objective.length, session.objective.itemsize)
-    summary = Summary(WaitingForAll(plan.table, config.cluster.workers, plan.scheme.partitions, reply))
+    above = session.cluster.topology.above if any(plan.scheme.inner) else ()
+    summary = Summary(WaitingForAll(plan.table, config.cluster.workers, plan.scheme.partitions, reply, above))
     (folder / SUMMARY).unlink(missing_ok=True)
     metrics = stack.enter_context(MetricsFile(folder / METRICS, keep))
     for values in metrics.kept:

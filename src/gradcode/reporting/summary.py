@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,20 +24,34 @@ class WaitingForAll:
         table: the delays of the cluster; None: not known.
         workers, partitions: N and K ≥ N, of the uncoded training compared with.
         message_bytes: bytes of one reply.
+        above: for each worker the edge nodes that add its reply up with others', the nearest first; empty: none do.
     """
 
     def __init__(
-        self, table: DelayTable | None = None, workers: int = 0, partitions: int = 0, message_bytes: float = 0.0
+        self,
+        table: DelayTable | None = None,
+        workers: int = 0,
+        partitions: int = 0,
+        message_bytes: float = 0.0,
+        above: Sequence[Sequence[int]] = (),
     ) -> None:
         self.known = table is not None and partitions >= workers > 0
         self._table, self._bytes = table, message_bytes
         self._uncoded = uncoded(workers, partitions) if self.known else None
+        self._above = above
 
     def __call__(self, values: Mapping[str, Any]) -> float:
         """Seconds for the iteration of this record (see :func:`gradcode.reporting.record`)."""
         if self._table is None or self._uncoded is None:
             return float(max(values["time"], values["latest_work"] or 0.0))
-        compute, communicate = self._table.window(values["iteration"], values["iteration"] + 1, self._bytes)
+        number = values["iteration"]
+        compute, communicate = self._table.window(number, number + 1, self._bytes)
+        # The last worker's reply has all of its way to go, alone or in a sum that waits for it.
+        if self._above:
+            uplink = self._table.uplink(number, self._bytes)
+            communicate = communicate + [float(uplink[list(chain)].sum()) for chain in self._above]
+        else:
+            communicate = communicate + self._table.relay(number, self._bytes)
         return float(self._uncoded.duration(compute, communicate)[0])
 
 

@@ -1,0 +1,19 @@
+"""What the papers measured, measured again: one file per paper, run by ``gradcode reproduce NAME``.
+
+A new experiment is one file here, or one folder, that registers its function with
+:func:`gradcode.experiments.registry.experiment`.
+"""
+
+import gradcode.experiments.hierarchical  # noqa: F401 -- registers itself
+from gradcode.experiments.comparison import Comparison, Comparisons, write_table
+from gradcode.experiments.registry import EXPERIMENTS, Experiment, Request, by_name
+
+__all__ = [
+    "EXPERIMENTS",
+    "Comparison",
+    "Comparisons",
+    "Experiment",
+    "Request",
+    "by_name",
+    "write_table",
+]
