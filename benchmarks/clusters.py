@@ -55,6 +55,7 @@ class Half:
 
     buffers, statistics, iterations = 0, 2, 1
     itemsize, dtype = 4, torch.float32
+    separable = False
 
     def __init__(self, length: int, partitions: int) -> None:
         self.length, self.partitions = length, partitions

@@ -35,11 +35,13 @@ if TYPE_CHECKING:
 
     from gradcode.topology import Branch
 
-Coefficient = float | complex
+Coefficient = float | complex | tuple[float, ...]
 
 
 class Combination(Mapping[int, Coefficient]):
     """A weighted sum of partitions, ``{partition: coefficient}``: immutable, hashable, in the order of computing.
+
+    Where the layout folds messages (:class:`Layout`), a coefficient is a tuple with a number for each part.
 
     >>> Combination({0: 1.0, 3: -0.5})[3]
     -0.5
@@ -50,6 +52,9 @@ class Combination(Mapping[int, Coefficient]):
     def __init__(self, coefficients: Mapping[int, Coefficient]) -> None:
         self._items: dict[int, Coefficient] = {}
         for partition, coefficient in coefficients.items():
+            if isinstance(coefficient, tuple):
+                self._items[int(partition)] = tuple(map(float, coefficient))
+                continue
             value = complex(coefficient)
             self._items[int(partition)] = value if value.imag else value.real
         self._hash = hash(tuple(self._items.items()))
@@ -80,10 +85,25 @@ class Combination(Mapping[int, Coefficient]):
         # Rebuilt rather than copied: the hash of a float differs between builds of Python.
         return Combination, (self._items,)
 
+    def of(self, target: Combination) -> Combination:
+        """Its part of ``target``: the coefficients multiplied, partitions that the target lacks left out."""
+        scaled: dict[int, Coefficient] = {}
+        for partition, value in self._items.items():
+            factor = target._items.get(partition)
+            if factor is None:
+                continue
+            if isinstance(factor, tuple):
+                raise ValueError(f"{target!r} is folded: its parts cannot be split any further")
+            if isinstance(value, tuple):
+                scaled[partition] = tuple(part * factor.real for part in value)
+            else:
+                scaled[partition] = value * factor
+        return Combination(scaled)
+
     @property
     def real(self) -> bool:
-        """Whether every coefficient is real; a complex combination travels packed (see :class:`Layout`)."""
-        return not any(isinstance(value, complex) for value in self._items.values())
+        """Whether every coefficient is a real number; a complex combination travels packed (see :class:`Layout`)."""
+        return not any(isinstance(value, complex | tuple) for value in self._items.values())
 
 
 class Block(NamedTuple):
@@ -131,9 +151,11 @@ class Layout:
         codec: what turns a gradient into a row's bytes; None: the coordinates themselves.
         packed: rows are complex combinations: first half real part, second half imaginary part, of a gradient whose
             first half was read as real and second half as imaginary part (lengths are padded to even).
-        fold: a row holds a message of ``ceil(length / fold)`` coordinates.
+        fold: a row holds a message of ``ceil(length / fold)`` coordinates: the gradient is cut into so many parts, and
+            a combination adds up parts, each with a coefficient of its own.
         memory: memory rows; the memory of an order is that of its row. Each has two copies.
         history: how many squared displacements of the parameters :class:`Step` reports.
+        length: coordinates that the gradient must have; None: any number.
     """
 
     rows: int
@@ -143,6 +165,7 @@ class Layout:
     fold: int = 1
     memory: int = 0
     history: int = 0
+    length: int | None = None
 
     def width(self, length: int) -> int:
         """Coordinates in one row for a gradient of ``length``."""
@@ -178,7 +201,8 @@ class Order:
         combination: the partitions to add up; empty: asks for the sum of what was granted.
         block: the coordinates wanted; None: all.
         codec: None: the coordinates themselves.
-        hold: keep the result in a scratch buffer and answer with a notice.
+        hold: keep the result in a scratch buffer and answer with a notice. Until it is granted, a later order whose
+            combination has this one's only partition uses it again.
         granted: held slots to add to the worker's running sum before anything else.
         memory: which of the two copies of the row's memory to read; the other one is written.
     """
@@ -347,6 +371,8 @@ class Source(Protocol):
     partitions: int
     statistics: int
     buffers: int
+    separable: bool
+    """Whether two blocks by themselves cost no more than both together."""
 
     def bind(self, parameters: Tensor, buffers: Tensor, worker: int) -> None:
         """Reads parameters (length,) and buffers (buffers,) float64 from these tensors from now on."""
@@ -372,8 +398,23 @@ class Source(Protocol):
         """Samples of every partition in iteration ``number``, shape (K,)."""
         ...
 
-    def accumulate(self, number: int, partition: int, coefficient: float, out: Tensor, first: bool) -> Floats:
-        """Adds ``coefficient``·g_partition to ``out`` (overwrites it if ``first``); returns statistics (S,)."""
+    def accumulate(
+        self,
+        number: int,
+        partition: int,
+        coefficient: float,
+        out: Tensor,
+        first: bool,
+        block: Block | None = None,
+    ) -> Floats:
+        """Adds ``coefficient``·g_partition to ``out`` (overwrites it if ``first``); returns statistics (S,).
+
+        With a ``block`` only its coordinates of ``out`` count, and others need not be computed.
+        """
+        ...
+
+    def cost(self, block: Block) -> float:
+        """What the coordinates of ``block`` cost, as a share of the whole gradient of a partition; from 0 to 1."""
         ...
 
     def finish(self, out: Tensor) -> None:

@@ -37,7 +37,8 @@ class Outcome:
         refused: workers of whose replies one or more were refused: of a wrong shape or dtype, or not finite.
         statistics: weighted mean over the partitions that were heard of, weights n_j; (S,).
         bytes_up, bytes_down: payload bytes to the master, parameter and order bytes from it.
-        computations: partition computations whose end the master has heard of, abandoned ones included.
+        computations: partition computations whose end the master has heard of, abandoned ones included; where only a
+            block of the gradient was computed, its share of the cost.
         overruns: partitions whose real computing was longer than the time they were to take (mode ``emulate``).
         work: what is known of the workers' time.
         sending: seconds of real time that the master took to start the scheme and send the first orders.
@@ -53,7 +54,7 @@ class Outcome:
     statistics: Floats
     bytes_up: int
     bytes_down: int
-    computations: int
+    computations: float
     overruns: int
     work: tuple[Work, ...]
     sending: float
@@ -99,7 +100,7 @@ class Report:
     exact: bool
     bytes_up: int
     bytes_down: int
-    computations: int
+    computations: float
     overruns: int
     order_statistic: float
     fluid: float

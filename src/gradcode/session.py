@@ -183,6 +183,10 @@ class Session:
             raise ValueError(
                 f"{scheme!r} has {scheme.partitions} partitions, the objective is cut into {objective.partitions}"
             )
+        if scheme.layout.length not in (None, objective.length):
+            raise ValueError(
+                f"{scheme!r} is for {scheme.layout.length} coordinates, the parameters to train have {objective.length}"
+            )
         if reply_dtype is not None and not reply_dtype.is_floating_point:
             raise ValueError(f"reply_dtype={reply_dtype} must be a floating dtype, such as torch.bfloat16")
         self.objective, self.scheme, self.cluster = objective, scheme, cluster

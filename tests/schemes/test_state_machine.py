@@ -242,7 +242,10 @@ def test_registry() -> None:
     assert repr(schemes.by_name("fastest").construct(4, 2)) == "fastest(workers=4, k=2)"
     assert all(entry.summary and entry.trade_off for entry in schemes.available())
     with pytest.raises(
-        ValueError, match=re.escape("scheme 'fast' is unknown; there are coded, fastest, greedy, hierarchical, uncoded")
+        ValueError,
+        match=re.escape(
+            "scheme 'fast' is unknown; there are block_coordinate, coded, fastest, greedy, hierarchical, uncoded"
+        ),
     ):
         schemes.by_name("fast")
     with pytest.raises(ValueError, match="scheme name 'coded' is taken"):

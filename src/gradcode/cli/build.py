@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from gradcode.session import Session
 
 
+# Schemes whose code is not one of the registry, and is given in the scheme's own table.
+_MADE_FOR = {"block_coordinate": codes.block}
+
+
 @dataclass(frozen=True)
 class Plan:
     """What needs no torch: the scheme, and how long its workers take."""
@@ -89,8 +93,16 @@ def _scheme_for(given: Given, workers: int, partitions: int | None = None) -> Sc
     context: dict[str, Any] = {"workers": workers, "partitions": partitions}
     if _takes(construct, "workers_per_edge"):
         context["workers_per_edge"] = _workers_per_edge(given, f"scheme {table.name!r}")
-    coded = [name for name, entry in entries.items() if _takes(entry.construct, "code") and name not in codes.REGISTRY]
-    if _takes(construct, "code") and table.name not in coded and table.code is None:
+    coded = [
+        name
+        for name, entry in entries.items()
+        if _takes(entry.construct, "code") and name not in {*codes.REGISTRY, *_MADE_FOR}
+    ]
+    if table.name in _MADE_FOR and table.code is None:
+        its = {name: value for name, value in arguments.items() if name in ("sizes", "partitions", "max_error")}
+        arguments = {name: value for name, value in arguments.items() if name not in its}
+        context["code"] = call(given, "scheme", _MADE_FOR[table.name], its, context, others=list(arguments))
+    elif _takes(construct, "code") and table.name not in coded and table.code is None:
         # It is named after the one code that it is made for, and the table is that of both.
         mine = [name for name in inspect.signature(construct).parameters if name != "code"]
         context["code"] = _code(given, "scheme", table, workers, partitions, others=mine)

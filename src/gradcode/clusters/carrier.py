@@ -40,7 +40,7 @@ class Carrier(ABC):
 
     def __init__(self, book: OrderBook, emulate: bool) -> None:
         self.book, self.emulate = book, emulate
-        self._counted = 0
+        self._counted = 0.0
         self.overruns = 0  # since the last record
         self._busy_until = 0.0  # end of the last work, real or injected
         self._due = self.began = 0.0  # on the way through the message at hand
@@ -64,7 +64,8 @@ class Carrier(ABC):
         for index, order in enumerate(orders):
             self.began = self._due
             self._pace, self._transport = message.delays[index]
-            told = self._one(order, message.number, orders[index + 1 :])
+            later = [other for other in orders[index + 1 :] if self.wanted(other)]
+            told = self._one(order, message.number, later)
             if told is not None:
                 yield told
         if told is None:
@@ -91,10 +92,11 @@ class Carrier(ABC):
         sent = -1 if answer.sent is None else answer.sent
         return Told(self._record(REPLY, order.slot, order.serial, sent), answer)
 
-    def _end_of_partition(self, order: Order) -> bool:
-        if self.emulate and self._pace:
-            self.overruns += time.monotonic() > self._due + self._pace
-        return self._delay(order, self._pace)
+    def _end_of_partition(self, order: Order, cost: float = 1.0) -> bool:
+        seconds = self._pace * cost if cost else 0.0  # 0·inf is no delay
+        if self.emulate and seconds:
+            self.overruns += time.monotonic() > self._due + seconds
+        return self._delay(order, seconds)
 
     def _delay(self, order: Order, seconds: float) -> bool:
         """An injected delay after real work; whether the order is still wanted at its end.

@@ -82,7 +82,7 @@ class Ledger:
     work: list[Work] = field(default_factory=list)
     bytes_up: int = 0
     bytes_down: int = 0
-    computations: int = 0
+    computations: float = 0.0
     overruns: int = 0
     _partitions: dict[int, Floats] = field(default_factory=dict)
 
@@ -100,7 +100,10 @@ class Ledger:
             self.bytes_up += reply.payload.numel() * reply.payload.element_size()
         for partition, values in zip(order.combination, reply.statistics, strict=False):
             if self.iteration.sizes[partition] and not (self.edges and np.isnan(values).all()):
-                self._partitions.setdefault(partition, values)
+                known = self._partitions.setdefault(partition, values)
+                if order.block is not None and known is not values:
+                    # What took part in one block shows in its own reply only; the rest is the same in all.
+                    self._partitions[partition] = np.maximum(known, values)
 
     def heard_of(self, combination: Combination) -> Floats:
         """(len(combination), S) statistics of each partition; NaN where nothing was heard of it."""

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gradcode.protocol import Floats, Source
+from gradcode.protocol import Block, Floats, Source
 
 
 class Once:
@@ -17,6 +17,7 @@ class Once:
         self._source = source
         self.length, self.itemsize, self.partitions = source.length, source.itemsize, source.partitions
         self.statistics, self.buffers = source.statistics, source.buffers
+        self.separable = source.separable
         self._known: dict[int, tuple[Tensor, Floats]] = {}
         self._spare: list[Tensor] = []
 
@@ -46,7 +47,19 @@ class Once:
     def sizes(self, number: int) -> npt.NDArray[np.int64]:
         return self._source.sizes(number)
 
-    def accumulate(self, number: int, partition: int, coefficient: float, out: Tensor, first: bool) -> Floats:
+    def cost(self, block: Block) -> float:
+        return self._source.cost(block)
+
+    def accumulate(
+        self,
+        number: int,
+        partition: int,
+        coefficient: float,
+        out: Tensor,
+        first: bool,
+        block: Block | None = None,
+    ) -> Floats:
+        """Whole gradients, whatever the block: somebody else may want the rest."""
         if partition not in self._known:
             gradient = self._spare.pop() if self._spare else torch.empty_like(self._like)
             statistics = self._source.accumulate(number, partition, 1.0, gradient, True)

@@ -22,7 +22,7 @@ from gradcode.protocol import Block, Codec, Combination, Order
 
 UNREAD = 2
 _LENGTH = struct.Struct("<I")
-_RECORD = struct.Struct("<BxxxIqqddII")
+_RECORD = struct.Struct("<BxxxIqqdddIxxxx")
 
 READY, REPLY, ABANDONED, ERROR, MISSING, NOT_FINITE = range(6)
 
@@ -40,7 +40,7 @@ class Record(NamedTuple):
     sent: int
     began: float
     ended: float
-    computed: int
+    computed: float
     overruns: int
 
     def pack(self) -> bytes:

@@ -127,7 +127,7 @@ class _Hand:
     queue: deque[tuple[int, Order]] = field(default_factory=deque)  # (message, order)
     order: Order | None = None
     message: int = -1
-    load: int = 0
+    load: float = 0.0
     free: float = 0.0
     began: float = 0.0
     computed: float = 0.0
@@ -260,7 +260,7 @@ class Run:
             return
         book = self.station.books[child]
         book.begin(order.serial)
-        hand.load = book.load(order)
+        hand.load = book.load(order, [other for message, other in hand.queue if message == hand.message])
         hand.computed = hand.began + (hand.load * hand.pace if hand.load else 0.0)
         self._due_at(child, hand.computed + self.injected.message(order))
 
@@ -371,12 +371,12 @@ class Run:
         hand = self.hands[child]
         assert hand.order is not None
         self._stop_below(child)
-        load, elapsed = (0 if hand.run is not None else hand.load), self.now - hand.began
-        done = load if self.now >= hand.computed or not hand.pace else int(max(0.0, elapsed) // hand.pace)
+        load, elapsed = (0.0 if hand.run is not None else hand.load), self.now - hand.began
+        done = load if self.now >= hand.computed or not hand.pace else max(0.0, elapsed) // hand.pace
         hand.free = max(hand.free, self.now)
         # Nobody waits for ever for the end of a partition: what never ends is an injected sleep.
         if self.world.abandon == "partition" and done < load and elapsed > 0 and np.isfinite(hand.pace):
-            done += 1
+            done = min(load, done + 1)
             hand.free = hand.began + done * hand.pace
         if elapsed > 0:
             self.ledger.work.append(self._work(child, hand.began, hand.free, "abandon"))
@@ -390,5 +390,5 @@ class Run:
 _UNUSED = Failure(-1, 0.0, "")
 
 
-def _always(order: Order) -> bool:
+def _always(order: Order, cost: float = 1.0) -> bool:
     return True

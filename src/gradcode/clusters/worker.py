@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,10 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradcode.protocol import Floats, Layout, Order, Source
+from gradcode.protocol import Block, Coefficient, Floats, Layout, Order, Source
 
-EndOfPartition = Callable[[Order], bool]
-"""Called after each partition; waits as injected delays want, and says whether the order is still wanted."""
+
+class EndOfPartition(Protocol):
+    """Called after each partition; waits as injected delays want, and says whether the order is still wanted."""
+
+    def __call__(self, order: Order, cost: float = 1.0) -> bool:
+        """``cost``: of what was computed, as a share of the whole gradient."""
+        ...
 
 
 class MissingError(LookupError):
@@ -97,9 +102,10 @@ class OrderBook:
     ) -> None:
         self.worker, self.source, self.layout, self.seed = worker, source, layout, seed
         self.rows, self.memory, self.like = rows, memory, like
-        self.computed = 0
+        self.computed = 0.0
         self._serial = -1
         self._held: dict[int, tuple[Tensor, Floats]] = {}
+        self._kept: dict[int, int] = {}  # partition -> the held slot that is its gradient
         self._sum: Tensor | None = None
         self._partitions: dict[int, tuple[Tensor, Floats]] = {}
         self._scratch: Tensor | None = None
@@ -109,6 +115,7 @@ class OrderBook:
         if serial != self._serial:
             self._serial = serial
             self._held.clear()
+            self._kept.clear()
             self._partitions.clear()
             self._sum = None
             self.source.refresh()
@@ -116,6 +123,7 @@ class OrderBook:
     def forget(self) -> None:
         """What a worker that was started again knows: nothing."""
         self._held.clear()
+        self._kept.clear()
         self._partitions.clear()
         self._sum = None
 
@@ -133,11 +141,30 @@ class OrderBook:
             return order.codec.size(length, self.like.element_size())
         return length * self.rows.dtype.itemsize
 
-    def load(self, order: Order) -> int:
-        """Partitions that ``order`` makes this worker compute: all, but those another order has left for it."""
+    def load(self, order: Order, later: Collection[Order] = ()) -> float:
+        """Partitions that ``order`` makes this worker compute: all, but those another order has left for it.
+
+        Those of which only a block is needed, by this order and ``later`` ones of its message, count by their cost.
+        """
         if self._direct(order):
-            return len(order.combination)
-        return sum(partition not in self._partitions for partition in order.combination)
+            return float(len(order.combination))
+        fresh = [partition for partition in order.combination if not self._knows(partition)]
+        return float(sum(self._cost(self._needed(order, partition, later)) for partition in fresh))
+
+    def _needed(self, order: Order, partition: int, later: Collection[Order]) -> Block | None:
+        """The coordinates of a partition's gradient that are to be computed now; None: all."""
+        if self.source.separable or order.block is None:
+            return order.block
+        blocks = [order.block]
+        for other in later:
+            if other.serial == order.serial and partition in other.combination:
+                if other.block is None:
+                    return None
+                blocks.append(other.block)
+        return Block(min(own.start for own in blocks), max(own.stop for own in blocks))
+
+    def _cost(self, block: Block | None) -> float:
+        return 1.0 if block is None else self.source.cost(block)
 
     def payload(self, order: Order, sent: int | None) -> Tensor | None:
         """The ``sent`` bytes of the answer to ``order``, where they lie in its row; None: nothing was sent."""
@@ -185,40 +212,66 @@ class OrderBook:
     def _through_scratch(
         self, order: Order, number: int, end_of_partition: EndOfPartition, later: Collection[Order]
     ) -> Answer | None:
-        needed = {j for other in later if other.serial == order.serial for j in other.combination}
-        vector = self._like(self.layout.width(self.source.length)).zero_()
+        needed: set[int] = set()
+        if not (self.source.separable and order.block is not None):  # else a later block costs no more by itself
+            needed = {j for other in later if other.serial == order.serial for j in other.combination}
+        # What is held is a gradient as it is; what is sent may be packed or folded.
+        whole = self.source.length if order.hold else self.layout.width(self.source.length)
+        start, stop = (0, whole) if order.block is None or order.hold or self.layout.packed else order.block
+        ends = self.source.length if self.layout.fold > 1 else stop
+        vector = self._like(stop - start).zero_()
         statistics = np.empty((len(order.combination), self.source.statistics))
         for index, (partition, coefficient) in enumerate(order.combination.items()):
-            fresh = partition not in self._partitions
-            gradient, statistics[index] = self._gradient(number, partition, keep=partition in needed)
-            self._add(vector, gradient, coefficient)
-            if fresh and not end_of_partition(order):
+            fresh = not self._knows(partition)
+            block = self._needed(order, partition, later)
+            gradient, statistics[index] = self._gradient(number, partition, block, keep=partition in needed)
+            self._add(vector, gradient[start:ends], coefficient)
+            if fresh and not end_of_partition(order, self._cost(block)):
                 return None
         for partition in [j for j in self._partitions if j not in needed]:
             del self._partitions[partition]
         if order.hold:
             self._held[order.slot] = (vector, statistics)
+            if list(order.combination.values()) == [1.0]:
+                self._kept[next(iter(order.combination))] = order.slot
             return Answer(order, None, statistics)
-        return self._answer(order, number, vector, statistics)
+        return self._answer(order, number, vector, statistics, start)
 
-    def _gradient(self, number: int, partition: int, keep: bool) -> tuple[Tensor, Floats]:
+    def _gradient(self, number: int, partition: int, block: Block | None, keep: bool) -> tuple[Tensor, Floats]:
+        """A partition's gradient, of which ``block`` is right, and the rest may be anything."""
         if partition in self._partitions:
             return self._partitions[partition]
+        if self._knows(partition):
+            vector, statistics = self._held[self._kept[partition]]
+            return vector, statistics[0]
         if keep:
             out = self._like(self.source.length)
         else:
             if self._scratch is None:
                 self._scratch = self._like(self.source.length)
             out = self._scratch
-        statistics = self.source.accumulate(number, partition, 1.0, out, True)
+        statistics = self.source.accumulate(number, partition, 1.0, out, True, block)
         self.source.finish(out)
-        self.computed += 1
+        self.computed += self._cost(block)
         if keep:
             self._partitions[partition] = (out, statistics)
         return out, statistics
 
-    def _add(self, vector: Tensor, gradient: Tensor, coefficient: float | complex) -> None:
-        """Adds coefficient·gradient; with a packed layout the halves of the gradient are one complex vector."""
+    def _knows(self, partition: int) -> bool:
+        """Whether the partition's gradient lies here, from another order of this iteration."""
+        return partition in self._partitions or self._kept.get(partition) in self._held
+
+    def _add(self, vector: Tensor, gradient: Tensor, coefficient: Coefficient) -> None:
+        """Adds coefficient·gradient; with a packed layout the halves of the gradient are one complex vector.
+
+        With a tuple of coefficients: Σ_q coefficient[q]·(part q of the gradient).
+        """
+        if isinstance(coefficient, tuple):
+            width = vector.shape[0]
+            for q, own in enumerate(coefficient):
+                part = gradient[q * width : min((q + 1) * width, self.source.length)]
+                vector[: part.shape[0]].add_(part, alpha=own)
+            return
         length = gradient.shape[0]
         vector[:length].add_(gradient, alpha=coefficient.real)
         if isinstance(coefficient, complex):
@@ -233,9 +286,10 @@ class OrderBook:
             vector, _ = self._held.pop(slot)
             self._sum = vector if self._sum is None else self._sum.add_(vector)
 
-    def _answer(self, order: Order, number: int, vector: Tensor, statistics: Floats) -> Answer:
+    def _answer(self, order: Order, number: int, vector: Tensor, statistics: Floats, begins: int = 0) -> Answer:
+        """``vector`` holds the coordinates from ``begins`` on."""
         start, stop = order.block or (0, vector.shape[0])
-        row, part = self.rows[order.row], vector[start:stop]
+        row, part = self.rows[order.row], vector[start - begins : stop - begins]
         if order.codec is None:
             row[start:stop].copy_(part)
             return Answer(order, part.shape[0] * row.element_size(), statistics)

@@ -9,6 +9,7 @@ stragglers are random and many; `hierarchical` when workers answer through edge 
 approximate gradient is enough. `REGISTRY` says for each what it trades.
 """
 
+from gradcode.codes.block import BlockCode, Level, block
 from gradcode.codes.code import Decoding, GradientCode
 from gradcode.codes.coupon import batched_coupon
 from gradcode.codes.cyclic import cyclic_repetition
@@ -23,14 +24,17 @@ from gradcode.codes.stochastic import bernoulli, stochastic
 
 __all__ = [
     "REGISTRY",
+    "BlockCode",
     "Decoding",
     "Entry",
     "GradientCode",
     "HierarchicalCode",
+    "Level",
     "Tradeoff",
     "Worst",
     "batched_coupon",
     "bernoulli",
+    "block",
     "create",
     "cyclic_mds",
     "cyclic_repetition",

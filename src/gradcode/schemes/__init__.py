@@ -7,6 +7,7 @@ uncoded        one partition per worker, wait for all
 fastest        one partition per worker, wait for k, rescale
 coded          rows of an encoding matrix, wait until decodable, or until a deadline and take the least squares
 hierarchical   a row of an outer code per edge node, which decodes it from its workers' rows of an inner code
+block_coord.   blocks of rows of encoding matrices that tolerate more along the way, wait until each is decodable
 greedy         edge nodes without redundancy, wait for the quickest at both levels, rescale
 =============  ==================================================================================================
 
@@ -15,6 +16,7 @@ greedy         edge nodes without redundancy, wait for the quickest at both leve
 A new method is one file here that registers its constructor with :func:`gradcode.schemes.registry.scheme`.
 """
 
+from gradcode.schemes.block_coordinate import BlockCoordinate, block_coordinate
 from gradcode.schemes.bounds import fluid_bound
 from gradcode.schemes.coded import Coded, coded, uncoded
 from gradcode.schemes.elastic import Elastic, elastic
@@ -23,6 +25,7 @@ from gradcode.schemes.hierarchical import Greedy, Hierarchical, greedy, hierarch
 from gradcode.schemes.registry import SchemeEntry, available, by_name
 
 __all__ = [
+    "BlockCoordinate",
     "Coded",
     "Elastic",
     "Fastest",
@@ -30,6 +33,7 @@ __all__ = [
     "Hierarchical",
     "SchemeEntry",
     "available",
+    "block_coordinate",
     "by_name",
     "coded",
     "elastic",

@@ -181,7 +181,7 @@ class RowScheme(ABC):
         amplification = np.zeros(self.partitions)
         for worker in np.flatnonzero(weights):
             for partition, coefficient in self._shares[worker].items():
-                amplification[partition] += abs(weights[worker]) * abs(coefficient)
+                amplification[partition] += abs(weights[worker]) * np.abs(coefficient)
         steps = 1.0
         if rows.dtype == out.dtype:
             steps = self._loads.max() + np.count_nonzero(weights) + (6 if self.layout.packed else 2)
@@ -192,9 +192,6 @@ class RowScheme(ABC):
     def _combinations(self, target: Combination) -> list[Combination]:
         """Each worker's share of the target; the same objects every time, so that clusters send them once."""
         if self._scaled[0] != target:
-            scaled = [
-                Combination({j: value * target[j] for j, value in share.items() if j in target})
-                for share in self._shares
-            ]
+            scaled = [share.of(target) for share in self._shares]
             self._scaled = (target, scaled)
         return self._scaled[1]

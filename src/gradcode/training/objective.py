@@ -8,8 +8,10 @@ needs no second copy of the gradient.
 from __future__ import annotations
 
 import copy
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any, cast
 
 import numpy as np
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
-from gradcode.protocol import Floats
+from gradcode.protocol import Block, Floats
 from gradcode.training.checks import SPARSE, check_dataset, scalar_mean, trainable_parameters
 from gradcode.training.sampling import Sampling
 from gradcode.training.seeding import derive, preserved, seed_everything
@@ -53,6 +55,11 @@ class ModelObjective:
     mean, weighted by samples, of what the partitions make of them. That is a pure function of the iteration, whoever
     straggled. The buffers that count are those of the layers that change one in a forward pass in training mode.
 
+    Blocks: backward passes begin at the output, so that a block near the end of the flat vector, which has the
+    parameters in the order of ``model.parameters()``, costs less than one at its beginning, down to which a backward
+    pass must go. ``costs`` (P,) says what the gradients of all parameters from the i-th to the last take, as a share of
+    all: 1 until :func:`gradcode.training.profile` has measured it.
+
     Statistics of a partition, (S,) float64: the loss, the buffers after the forward pass, and per parameter 1 if it
     took part in the backward pass, else 0.
 
@@ -73,6 +80,8 @@ class ModelObjective:
         ValueError: what cannot be trained so, with the reason: iterable datasets, sparse gradients, parameters of
             several dtypes, nothing to train.
     """
+
+    separable = False
 
     def __init__(
         self,
@@ -100,6 +109,8 @@ class ModelObjective:
         self.dtype = self.trainable[0].dtype
         self.itemsize = self.dtype.itemsize
         self.partitions = sampling.partitions
+        self._starts = [0, *accumulate(shape.numel() for shape in self.shapes)]
+        self.costs: Floats = np.ones(len(self.trainable))
         self.moving = self._moving_buffers()
         self.buffers = sum(buffer.numel() for buffer in self._buffers())
         self.statistics = 1 + self.buffers + len(self.trainable)
@@ -216,8 +227,29 @@ class ModelObjective:
         if self._staged:
             self._local.copy_(self._shared)
 
-    def accumulate(self, number: int, partition: int, coefficient: float, out: Tensor, first: bool) -> Floats:
-        """Adds ``coefficient``·g_partition to ``out`` (length,), see ``Source``; g_j = (n_j/n)·∇(mean loss on j)."""
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """(P,) the coordinate at which each parameter begins in the flat vector."""
+        return tuple(self._starts[:-1])
+
+    def cost(self, block: Block) -> float:
+        """That of the forward pass, and of the backward pass down to the block's first parameter; see ``costs``."""
+        first = bisect_right(self._starts, block.start) - 1
+        return float(self.costs[first])
+
+    def accumulate(
+        self,
+        number: int,
+        partition: int,
+        coefficient: float,
+        out: Tensor,
+        first: bool,
+        block: Block | None = None,
+    ) -> Floats:
+        """Adds ``coefficient``·g_partition to ``out`` (length,), see ``Source``; g_j = (n_j/n)·∇(mean loss on j).
+
+        With a ``block``, the backward pass ends at the first parameter that has coordinates in it.
+        """
         if self._sizes_of != number:
             sizes = self.sampling.sizes(number)
             self._sizes, self._total, self._sizes_of = sizes.tolist(), int(sizes.sum()), number
@@ -241,10 +273,29 @@ class ModelObjective:
             seed_everything(derive(self.sampling.seed, _FORWARD, number, partition, begin), self._device)
             loss = scalar_mean(self.loss_fn(*self.forward(self.model, batch)))
             if loss.requires_grad:  # else no parameter took part, as where a partition has nothing for an expert
-                (loss * (coefficient * len(chosen) / total)).backward()  # type: ignore[no-untyped-call]
+                self._differentiate(loss * (coefficient * len(chosen) / total), block)
             statistics[0] += loss.item() * len(chosen) / own
         self._save_buffers(statistics[1 : 1 + self.buffers])
         return statistics
+
+    def _differentiate(self, loss: Tensor, block: Block | None) -> None:
+        if block is None:
+            loss.backward()  # type: ignore[no-untyped-call]
+            return
+        wanted = [
+            i for i, start in enumerate(self._starts[:-1]) if start < block.stop and self._starts[i + 1] > block.start
+        ]
+        gradients = torch.autograd.grad(loss, [self.trainable[i] for i in wanted], allow_unused=True)
+        for i, gradient in zip(wanted, gradients, strict=True):
+            if gradient is None:
+                continue
+            parameter, view = self.trainable[i], self._views[i]
+            self._touched[i] = 1.0
+            if parameter.grad is None:
+                view.copy_(gradient)
+                parameter.grad = view
+            else:
+                view.add_(gradient)
 
     def finish(self, out: Tensor) -> None:
         """Parameters that no partition touched get zeros; see ``Source``."""

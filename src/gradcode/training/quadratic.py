@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from gradcode.protocol import Floats
+from gradcode.protocol import Block, Floats
 
 
 class LinearObjective(ABC):
@@ -35,6 +35,7 @@ class LinearObjective(ABC):
     """
 
     buffers = 0
+    separable = True
 
     def __init__(
         self,
@@ -88,14 +89,14 @@ class LinearObjective(ABC):
         """Its gradient at ``theta``, (L,)."""
         return self._of(theta, slice(None))[0].sum(0)
 
-    def _of(self, theta: Tensor, chosen: slice) -> tuple[Tensor, Tensor]:
-        """Gradients (k, L) and losses (k,) of some partitions, each times n_j/n."""
+    def _of(self, theta: Tensor, chosen: slice, columns: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Gradients (k, columns) and losses (k,) of some partitions, each times n_j/n."""
         rows, values, counts = self._rows[chosen], self._values[chosen], self._counts[chosen]
         predictions = rows @ theta
         slopes = self._slopes(predictions, values) * counts
         weights = counts.sum(1) / self.samples
-        gradients = torch.einsum("km,kml->kl", slopes, rows) / self.samples
-        gradients.add_(weights[:, None] * theta, alpha=self.regularisation)
+        gradients = torch.einsum("km,kml->kl", slopes, rows[:, :, columns]) / self.samples
+        gradients.add_(weights[:, None] * theta[columns], alpha=self.regularisation)
         losses = (self._losses(predictions, values) * counts).sum(1) / self.samples
         return gradients, losses + weights * (self.regularisation / 2 * theta.dot(theta))
 
@@ -151,13 +152,26 @@ class LinearObjective(ABC):
     def sizes(self, number: int) -> npt.NDArray[np.int64]:
         return self._sizes
 
-    def accumulate(self, number: int, partition: int, coefficient: float, out: Tensor, first: bool) -> Floats:
+    def cost(self, block: Block) -> float:
+        """Its share of the coordinates: every one is a product of the same slopes with a column of its own."""
+        return (block.stop - block.start) / self.length
+
+    def accumulate(
+        self,
+        number: int,
+        partition: int,
+        coefficient: float,
+        out: Tensor,
+        first: bool,
+        block: Block | None = None,
+    ) -> Floats:
+        columns = slice(0, self.length) if block is None else slice(*block)
         if self._together is None:
-            gradients, losses = self._of(self._theta, slice(partition, partition + 1))
+            gradients, losses = self._of(self._theta, slice(partition, partition + 1), columns)
             gradient, loss = gradients[0], losses[0]
         else:
-            gradient, loss = self._together[0][partition], self._together[1][partition]
-        target = out[: self.length]
+            gradient, loss = self._together[0][partition, columns], self._together[1][partition]
+        target = out[columns]
         if first:
             torch.mul(gradient, coefficient, out=target)
         else:
