@@ -39,7 +39,8 @@ class Outcome:
         bytes_up, bytes_down: payload bytes to the master, parameter and order bytes from it.
         computations: partition computations whose end the master has heard of, abandoned ones included; where only a
             block of the gradient was computed, its share of the cost.
-        overruns: partitions whose real computing was longer than the time they were to take (mode ``emulate``).
+        overruns: partitions, or shares of them, whose real computing was longer than the time they were to take (mode
+            ``emulate``).
         work: what is known of the workers' time.
         sending: seconds of real time that the master took to start the scheme and send the first orders.
         last: ``time.monotonic()`` at which the last needed reply was ready at its worker (simulated: now).
@@ -55,7 +56,7 @@ class Outcome:
     bytes_up: int
     bytes_down: int
     computations: float
-    overruns: int
+    overruns: float
     work: tuple[Work, ...]
     sending: float
     last: float
@@ -101,7 +102,7 @@ class Report:
     bytes_up: int
     bytes_down: int
     computations: float
-    overruns: int
+    overruns: float
     order_statistic: float
     fluid: float
     work: tuple[Work, ...] = ()

@@ -41,7 +41,7 @@ class Carrier(ABC):
     def __init__(self, book: OrderBook, emulate: bool) -> None:
         self.book, self.emulate = book, emulate
         self._counted = 0.0
-        self.overruns = 0  # since the last record
+        self.overruns = 0.0  # since the last record
         self._busy_until = 0.0  # end of the last work, real or injected
         self._due = self.began = 0.0  # on the way through the message at hand
 
@@ -95,7 +95,7 @@ class Carrier(ABC):
     def _end_of_partition(self, order: Order, cost: float = 1.0) -> bool:
         seconds = self._pace * cost if cost else 0.0  # 0·inf is no delay
         if self.emulate and seconds:
-            self.overruns += time.monotonic() > self._due + seconds
+            self.overruns += cost * (time.monotonic() > self._due + seconds)
         return self._delay(order, seconds)
 
     def _delay(self, order: Order, seconds: float) -> bool:
@@ -119,7 +119,7 @@ class Carrier(ABC):
 
     def _record(self, kind: int, slot: int, serial: int, sent: int) -> Record:
         computed, self._counted = self.book.computed - self._counted, self.book.computed
-        overruns, self.overruns = self.overruns, 0
+        overruns, self.overruns = self.overruns, 0.0
         return Record(kind, slot, serial, sent, self.began, time.monotonic(), computed, overruns)
 
 

@@ -83,7 +83,7 @@ class Ledger:
     bytes_up: int = 0
     bytes_down: int = 0
     computations: float = 0.0
-    overruns: int = 0
+    overruns: float = 0.0
     _partitions: dict[int, Floats] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ from gradcode.protocol import Block, Codec, Combination, Order
 
 UNREAD = 2
 _LENGTH = struct.Struct("<I")
-_RECORD = struct.Struct("<BxxxIqqdddIxxxx")
+_RECORD = struct.Struct("<BxxxIqqdddd")
 
 READY, REPLY, ABANDONED, ERROR, MISSING, NOT_FINITE = range(6)
 
@@ -41,7 +41,7 @@ class Record(NamedTuple):
     began: float
     ended: float
     computed: float
-    overruns: int
+    overruns: float
 
     def pack(self) -> bytes:
         return _RECORD.pack(*self)
