@@ -101,3 +101,8 @@ def test_the_shape_that_a_scheme_is_made_for() -> None:
     inner = Coded(codes.uncoded(2, partitions=2), names=[0, 1])
     above = Coded(codes.uncoded(1, partitions=2), names=[0, 1], inner=[inner])
     assert shape_of(Coded(codes.uncoded(2, partitions=4), inner=[above, None])) == ((2,), None)
+
+
+def test_children_have_the_names_that_people_call_them_by() -> None:
+    assert Branch.of([2, None, [1, 1]]).names == ("edge node 0", "worker 2", "edge node 1")
+    assert Branch.of(2).names == ("worker 0", "worker 1")

@@ -67,6 +67,13 @@ class Branch:
         return tuple(self._chains(()))
 
     @cached_property
+    def names(self) -> tuple[str, ...]:
+        """What people call the children."""
+        return tuple(
+            f"edge node {child.edge}" if isinstance(child, Branch) else f"worker {child}" for child in self.children
+        )
+
+    @cached_property
     def flat(self) -> Branch:
         """The same workers without the edge nodes between."""
         return Branch(self.workers, self.edge)

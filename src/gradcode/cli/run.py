@@ -64,17 +64,18 @@ def _train(given: Given, folder: Path, resume: bool, plan: build.Plan, console: 
         trainer.resume()
     keep, total = session.iteration, config.epochs * session.iterations_per_epoch
     reply = plan.scheme.layout.row_bytes(session.objective.length, session.objective.itemsize)
-    above = session.cluster.topology.above if any(plan.scheme.inner) else ()
+    tree = session.cluster.topology
+    above, names = (tree.above, tree.names) if any(plan.scheme.inner) else ((), tree.flat.names)
     summary = Summary(WaitingForAll(plan.table, config.cluster.workers, plan.scheme.partitions, reply, above))
     (folder / SUMMARY).unlink(missing_ok=True)
     metrics = stack.enter_context(MetricsFile(folder / METRICS, keep))
     for values in metrics.kept:
         summary.add(values)
     _write(folder / RESOLVED, given.resolved() | {"output": str(folder)})
-    trace = stack.enter_context(TraceFile(folder / TRACE, keep))
+    trace = stack.enter_context(TraceFile(folder / TRACE, keep, names=names))
     if not resume:
         trainer.save()  # so that there is always something to go on from
-    progress = stack.enter_context(Progress(total, summary, console))
+    progress = stack.enter_context(Progress(total, summary, console, names=names))
     session.listeners += [metrics, trace, summary, progress]
 
     def tell(result: EpochResult) -> None:

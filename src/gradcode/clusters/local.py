@@ -190,9 +190,9 @@ class LocalCluster(RealTimeCluster):
     def _why_not_started(self, hand: Hand) -> str:
         left = process.read_text(self._arena["errors"][hand.worker])
         if left:
-            return f"{self._called(hand.worker)} could not start:\n{left}"
+            return f"{self._branch.names[hand.worker]} could not start:\n{left}"
         return (
-            f"{self._called(hand.worker)} ended before it was ready. Protect the main module of your script with "
+            f"{self._branch.names[hand.worker]} ended before it was ready. Protect the main module of your script with "
             f'if __name__ == "__main__": since every worker imports it; and see its own message above, if any'
         )
 
@@ -245,7 +245,7 @@ class LocalCluster(RealTimeCluster):
         hand.start(
             self._context,
             process.main if edge is None else self._edge_main,
-            f"gradcode-{self._called(hand.worker).replace(' ', '-')}",
+            f"gradcode-{self._branch.names[hand.worker].replace(' ', '-')}",
             lambda orders, records: process.Setup(
                 hand.worker,
                 number,

@@ -246,7 +246,7 @@ class RayCluster(RealTimeCluster):
             self._poll(max(0.0, until - time.monotonic()))
             for hand in self._hands:
                 if hand.deaths:
-                    who = self._called(hand.worker)
+                    who = self._branch.names[hand.worker]
                     raise WorkerError(f"{who} could not start:\n{hand.reason}{_advice(hand.reason)}")
             if time.monotonic() >= until and not all(hand.ready for hand in self._hands):
                 late = [hand.worker for hand in self._hands if not hand.ready]

@@ -164,11 +164,6 @@ class RealTimeCluster(ABC):
     def _over(self) -> None:
         """Tells workers that the iteration is over."""
 
-    def _called(self, child: int) -> str:
-        """A child as messages call it."""
-        own = self._branch.children[child]
-        return f"edge node {own.edge}" if isinstance(own, Branch) else f"worker {own}"
-
     @property
     def _edges(self) -> tuple[int, ...]:
         """Children that are edge nodes."""
@@ -465,7 +460,7 @@ class RealTimeCluster(ABC):
                 hand.forget()
                 hand.gone, hand.again = True, 0.0
                 warnings.warn(
-                    f"{self._called(worker)} is excluded: its last {STRIKES} replies were refused",
+                    f"{self._branch.names[worker]} is excluded: its last {STRIKES} replies were refused",
                     GradcodeWarning,
                     stacklevel=5,
                 )
@@ -476,7 +471,7 @@ class RealTimeCluster(ABC):
             last = failure.message.strip().rsplit("\n", 1)[-1] if failure.kind == "raised" else failure.kind
             if (failure.worker, last) not in self._shown:
                 self._shown.add((failure.worker, last))
-                who = self._called(failure.worker)
+                who = self._branch.names[failure.worker]
                 what = f"{who} raised" if failure.kind == "raised" else f"a reply of {who} was refused"
                 warnings.warn(
                     f"{what} in iteration {self._number} and it was treated as a straggler (shown once):\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,11 +29,18 @@ class Progress:
         summary: where the sums come from; it must be told of a report before this. Default: one of its own.
         console: where to write; default: standard output.
         interval: seconds between two plain lines, where the console is no terminal.
+        names: of the master's children; default: "worker 0" and so on.
     """
 
     def __init__(
-        self, total: int, summary: Summary | None = None, console: Console | None = None, interval: float = 5.0
+        self,
+        total: int,
+        summary: Summary | None = None,
+        console: Console | None = None,
+        interval: float = 5.0,
+        names: Sequence[str] = (),
     ) -> None:
+        self._names = names
         self._total = total
         self._own = summary is None
         self._summary = summary or Summary()
@@ -139,7 +147,7 @@ class Progress:
             share = straggled.get(worker, 0) / max(1, self._summary.iterations)
             filled = round(share * _BAR)
             table.add_row(
-                f"worker {worker}",
+                self._names[worker] if self._names else f"worker {worker}",
                 _mark(report, worker),
                 Text("━" * filled, style="red") + Text("━" * (_BAR - filled), style="green"),
                 Text(f"straggled in {share:.0%}", style="dim"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -53,12 +54,14 @@ class TraceFile:
         path: of the file.
         keep: events of iterations before this one stay, the others are cut off; time goes on where they ended.
         limit: events after which nothing more is written but a mark that says so; 250,000 are about 35 MB.
+        names: of the master's children; default: "worker 0" and so on.
 
     Raises:
         GradcodeError: the file cannot be written, or what is to be kept cannot be read.
     """
 
-    def __init__(self, path: Path | str, keep: int = 0, limit: int = 250_000) -> None:
+    def __init__(self, path: Path | str, keep: int = 0, limit: int = 250_000, names: Sequence[str] = ()) -> None:
+        self._children = names
         kept: list[dict[str, Any]] = []
         if keep and Path(path).exists():
             kept = [event for event in read_trace(path) if event.get("args", {}).get("iteration", -1) < keep]
@@ -134,7 +137,7 @@ class TraceFile:
         self._file.write(separator + ",\n".join(json.dumps(event) for event in events))
 
     def _names(self, workers: int) -> list[dict[str, Any]]:
-        names = ["master", *(f"worker {worker}" for worker in range(workers))]
+        names = ["master", *(self._children or (f"worker {worker}" for worker in range(workers)))]
         events: list[dict[str, Any]] = []
         for tid, name in enumerate(names):
             if tid not in self._named:
