@@ -52,6 +52,12 @@ class Hand:
         return None if self._process is None else self._process.pid
 
     @property
+    def descriptors(self) -> tuple[int, ...]:
+        """This side's ends of the pipes, and what tells of the process's end."""
+        ends = [end.fd for end in (self._outbox, self._records) if end is not None]
+        return (*ends, self._death) if self._death >= 0 else tuple(ends)
+
+    @property
     def silent_since(self) -> float:
         """Since when it owes an answer and says nothing."""
         return max(self.heard, self._asked)

@@ -217,7 +217,7 @@ class LocalCluster(RealTimeCluster):
 
     def _await_end_below(self) -> None:
         """Workers of edge nodes die with them; here until the last is gone."""
-        if not self._hands or not self._edges:
+        if not self._hands or not self._edges or not hasattr(os, "pidfd_open"):
             return
         direct = self._branch.children
         others: list[int | Branch] = []
@@ -258,9 +258,14 @@ class LocalCluster(RealTimeCluster):
                 records,
                 self._mode,
                 self.threads,
+                self._inherited(),
                 edge,
             ),
         )
+
+    def _inherited(self) -> tuple[int, ...]:
+        """Descriptors that a new process has of this one: none, where the fork server makes it."""
+        return ()
 
     def _number_of(self, child: int | Branch) -> int:
         """Its number among all processes of the cluster."""

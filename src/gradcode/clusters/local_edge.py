@@ -78,6 +78,10 @@ class EdgeCluster(LocalCluster):
     def _packed(self, cargo: process.Cargo) -> tuple[process.Cargo | None, Parcel | None]:
         return cargo, None  # a forked process has it already
 
+    def _inherited(self) -> tuple[int, ...]:
+        mine = [descriptor for hand in self._hands for descriptor in hand.descriptors]
+        return (*mine, self._setup.orders.fd, self._setup.records.fd)
+
     def _hear_parent(self) -> None:
         self._ground.inbox.wait(0.0)
         if self._ground.inbox.ended:

@@ -62,7 +62,8 @@ class Setup(NamedTuple):
 
     ``child`` is its number among its parent's children, ``number`` its own in the whole cluster, where edge nodes come
     after the workers. ``common`` holds what all processes of the cluster read, ``arena`` what it shares with its
-    parent. ``cargo`` is None where it is to be unpacked from the parcel.
+    parent. ``cargo`` is None where it is to be unpacked from the parcel. ``inherited`` are descriptors of the parent's
+    that came with a fork: a pipe ends only when nobody else holds it.
     """
 
     child: int
@@ -76,6 +77,7 @@ class Setup(NamedTuple):
     records: Descriptor
     mode: DelayMode
     threads: int
+    inherited: tuple[int, ...] = ()
     edge: EdgeSetup | None = None
 
 
@@ -107,6 +109,8 @@ class Ground(NamedTuple):
 def settled(setup: Setup) -> Iterator[Ground]:
     """Makes this process ready to begin; what fails inside is told to the parent, and ends the process."""
     _die_with_parent()
+    for descriptor in setup.inherited:
+        os.close(descriptor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the master, which closes the cluster
     torch.set_num_threads(setup.threads)
     common, arena = setup.common.open(), setup.arena.open()
