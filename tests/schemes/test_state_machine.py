@@ -244,7 +244,8 @@ def test_registry() -> None:
     with pytest.raises(
         ValueError,
         match=re.escape(
-            "scheme 'fast' is unknown; there are block_coordinate, coded, fastest, greedy, hierarchical, uncoded"
+            "scheme 'fast' is unknown; there are block_coordinate, coded, fastest, greedy, hierarchical, "
+            "partial, uncoded"
         ),
     ):
         schemes.by_name("fast")

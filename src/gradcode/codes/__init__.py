@@ -9,6 +9,7 @@ stragglers are random and many; `hierarchical` when workers answer through edge 
 approximate gradient is enough. `REGISTRY` says for each what it trades.
 """
 
+from gradcode.codes import chunks
 from gradcode.codes.block import BlockCode, Level, block
 from gradcode.codes.code import Decoding, GradientCode
 from gradcode.codes.coupon import batched_coupon
@@ -35,6 +36,7 @@ __all__ = [
     "batched_coupon",
     "bernoulli",
     "block",
+    "chunks",
     "create",
     "cyclic_mds",
     "cyclic_repetition",

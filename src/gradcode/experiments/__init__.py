@@ -4,7 +4,9 @@ A new experiment is one file here, or one folder, that registers its function wi
 :func:`gradcode.experiments.registry.experiment`.
 """
 
-import gradcode.experiments.hierarchical  # noqa: F401 -- registers itself
+import gradcode.experiments.block_coordinate
+import gradcode.experiments.hierarchical
+import gradcode.experiments.partial  # noqa: F401 -- they register themselves
 from gradcode.experiments.comparison import Comparison, Comparisons, write_table
 from gradcode.experiments.registry import EXPERIMENTS, Experiment, Request, by_name
 

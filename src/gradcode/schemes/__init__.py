@@ -8,6 +8,7 @@ fastest        one partition per worker, wait for k, rescale
 coded          rows of an encoding matrix, wait until decodable, or until a deadline and take the least squares
 hierarchical   a row of an outer code per edge node, which decodes it from its workers' rows of an inner code
 block_coord.   blocks of rows of encoding matrices that tolerate more along the way, wait until each is decodable
+partial        one chunk after the other, held; then one message each of what was finished, with coefficients for it
 greedy         edge nodes without redundancy, wait for the quickest at both levels, rescale
 =============  ==================================================================================================
 
@@ -22,6 +23,7 @@ from gradcode.schemes.coded import Coded, coded, uncoded
 from gradcode.schemes.elastic import Elastic, elastic
 from gradcode.schemes.fastest import Fastest, fastest
 from gradcode.schemes.hierarchical import Greedy, Hierarchical, greedy, hierarchical
+from gradcode.schemes.partial import PartialStragglers, partial
 from gradcode.schemes.registry import SchemeEntry, available, by_name
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "Fastest",
     "Greedy",
     "Hierarchical",
+    "PartialStragglers",
     "SchemeEntry",
     "available",
     "block_coordinate",
@@ -41,5 +44,6 @@ __all__ = [
     "fluid_bound",
     "greedy",
     "hierarchical",
+    "partial",
     "uncoded",
 ]
