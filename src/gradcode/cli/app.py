@@ -13,6 +13,7 @@ import typer
 import gradcode
 from gradcode.cli.codes import codes
 from gradcode.cli.plan import hierarchical
+from gradcode.cli.plan_block import block
 from gradcode.cli.reproduce import reproduce
 from gradcode.cli.train import train
 from gradcode.errors import GradcodeError, GradcodeWarning
@@ -76,6 +77,5 @@ app.command()(plain(reproduce))
 
 planning = typer.Typer(no_args_is_help=True, help="Choose a method's parameters for machines whose delays are known.")
 planning.command()(plain(hierarchical))
-# Without it, a group of one command would take that command's place.
-planning.callback()(lambda: None)
+planning.command()(plain(block))
 app.add_typer(planning, name="plan")
