@@ -21,8 +21,6 @@ from typing import SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from gradcode.codes import checks
 
@@ -95,6 +93,10 @@ def matching_order(held: npt.ArrayLike) -> Positions:
     Raises:
         ValueError: not every worker and every chunk has the same number of the other.
     """
+    # Codes load at first sight, and SciPy's sparse matrices take long to.
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import maximum_bipartite_matching
+
     matrix = _assignment(held)
     degrees = {*matrix.sum(axis=0).tolist(), *matrix.sum(axis=1).tolist()}
     if len(degrees) != 1:
