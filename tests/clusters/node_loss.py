@@ -80,6 +80,14 @@ def main() -> None:
         with training.session:
             for _ in range(3):
                 training.step()
+            buried: list[tuple[int, bool]] = []  # every death that the master saw, and whether an iteration ran then
+            bury = cluster._bury
+
+            def noting(hand: Any) -> None:
+                buried.append((hand.worker, cluster._serial >= 0))
+                bury(hand)
+
+            cluster._bury = noting
             victims = [worker for worker in range(WORKERS) if cluster.nodes[worker] == nodes[1].node_id]
             removing = threading.Timer(1.5 * PARTITION, lambda: machines.remove_node(nodes[1], allow_graceful=False))
             removing.start()
@@ -88,7 +96,7 @@ def main() -> None:
             for _ in range(8):
                 training.step()
             without = len(training.seen)
-            away = sorted(cluster.away())
+            away, dead = sorted(cluster.away()), list(buried)
             machines.add_node(num_cpus=2, object_store_memory=1 << 27)
             added, back = time.monotonic(), -1
             while back < 0 and time.monotonic() < added + 90:
@@ -105,6 +113,7 @@ def main() -> None:
             {
                 "victims": victims,
                 "away": away,
+                "buried": dead,
                 "without": without,
                 "back": back,
                 "error": float((found - wanted).norm() / wanted.norm()),
