@@ -24,7 +24,7 @@ import torch
 
 from gradcode import codes, schemes
 from gradcode.clusters.arena import Arena, Region
-from gradcode.clusters.driver import Ledger, iterate
+from gradcode.clusters.driver import Ledger, Standing, iterate
 from gradcode.protocol import Combination, Iteration, Reply
 
 STEPS = ("start", "replies", "decode")  # decode: weights and weighted sum
@@ -55,7 +55,7 @@ class Master:
         iteration = Iteration(self.number, self.number, self.target, tuple(range(workers)), self.sizes)
         self.number += 1
         start = time.perf_counter()
-        ledger = Ledger(workers, iteration, 1, self.scheme.layout.slots, {})
+        ledger = Ledger(workers, iteration, 1, self.scheme.layout.slots, Standing())
         driver = iterate(self.scheme, ledger)
         orders = next(driver).orders
         started = time.perf_counter()

@@ -206,6 +206,7 @@ def test_the_table_of_accepted_sizes(name: str, dtype: str) -> None:
 
 FLOORS = {
     "errors": 1,
+    "orders": 1,
     "protocol": 1,
     "report": 1,
     "topology": 1,
@@ -223,7 +224,13 @@ FLOORS = {
     "cli": 8,
 }
 # Who on one floor may import whom, beside errors, which everybody may.
-BESIDE = {("protocol", "report"), ("protocol", "topology"), ("topology", "protocol"), ("trainer", "session")}
+BESIDE = {
+    ("protocol", "orders"),
+    ("protocol", "report"),
+    ("protocol", "topology"),
+    ("topology", "protocol"),
+    ("trainer", "session"),
+}
 
 
 def room_of(module: str) -> str:

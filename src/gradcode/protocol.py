@@ -17,13 +17,25 @@ Rules that every cluster keeps
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from gradcode.orders import Abandon as Abandon
+from gradcode.orders import Action as Action
+from gradcode.orders import Block as Block
+from gradcode.orders import Codec as Codec
+from gradcode.orders import Coefficient as Coefficient
+from gradcode.orders import Combination as Combination
+from gradcode.orders import Compare as Compare
+from gradcode.orders import Keep as Keep
+from gradcode.orders import Order as Order
+from gradcode.orders import Past as Past
+from gradcode.orders import Version as Version
 from gradcode.report import Floats as Floats
 from gradcode.report import Outcome as Outcome
 from gradcode.report import Report as Report
@@ -34,111 +46,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gradcode.topology import Branch
-
-Coefficient = float | complex | tuple[float, ...]
-
-
-class Combination(Mapping[int, Coefficient]):
-    """A weighted sum of partitions, ``{partition: coefficient}``: immutable, hashable, in the order of computing.
-
-    Where the layout folds messages (:class:`Layout`), a coefficient is a tuple with a number for each part.
-
-    >>> Combination({0: 1.0, 3: -0.5})[3]
-    -0.5
-    """
-
-    __slots__ = ("_hash", "_items")
-
-    def __init__(self, coefficients: Mapping[int, Coefficient]) -> None:
-        self._items: dict[int, Coefficient] = {}
-        for partition, coefficient in coefficients.items():
-            if isinstance(coefficient, tuple):
-                self._items[int(partition)] = tuple(map(float, coefficient))
-                continue
-            value = complex(coefficient)
-            self._items[int(partition)] = value if value.imag else value.real
-        self._hash = hash(tuple(self._items.items()))
-
-    def __getitem__(self, partition: int) -> Coefficient:
-        return self._items[partition]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
-        if isinstance(other, Combination):
-            return self._hash == other._hash and self._items == other._items
-        return NotImplemented
-
-    def __repr__(self) -> str:
-        return f"Combination({self._items})"
-
-    def __reduce__(self) -> tuple[Callable[..., Combination], tuple[dict[int, Coefficient]]]:
-        # Rebuilt rather than copied: the hash of a float differs between builds of Python.
-        return Combination, (self._items,)
-
-    def of(self, target: Combination) -> Combination:
-        """Its part of ``target``: the coefficients multiplied, partitions that the target lacks left out."""
-        scaled: dict[int, Coefficient] = {}
-        for partition, value in self._items.items():
-            factor = target._items.get(partition)
-            if factor is None:
-                continue
-            if isinstance(factor, tuple):
-                raise ValueError(f"{target!r} is folded: its parts cannot be split any further")
-            if isinstance(value, tuple):
-                scaled[partition] = tuple(part * factor.real for part in value)
-            else:
-                scaled[partition] = value * factor
-        return Combination(scaled)
-
-    @property
-    def real(self) -> bool:
-        """Whether every coefficient is a real number; a complex combination travels packed (see :class:`Layout`)."""
-        return not any(isinstance(value, complex | tuple) for value in self._items.values())
-
-
-class Block(NamedTuple):
-    """A contiguous range ``start <= i < stop`` of coordinates of the flat parameter vector."""
-
-    start: int
-    stop: int
-
-
-class Codec(Protocol):
-    """Turns a gradient into the bytes that travel. A codec is immutable and picklable; memory is given to it.
-
-    ``remembers`` says that it needs a memory row of the vector's length and dtype (error feedback, differences).
-    """
-
-    remembers: bool
-
-    def size(self, length: int, itemsize: int) -> int:
-        """Bytes of one encoded vector of ``length`` coordinates of ``itemsize`` bytes."""
-        ...
-
-    def encode(
-        self,
-        vector: Tensor,
-        out: Tensor,
-        memory: Tensor | None,
-        remembered: Tensor | None,
-        key: tuple[int, ...],
-    ) -> bool:
-        """Writes ``vector`` (length,) as bytes into ``out`` (uint8); False says that nothing is sent (a skip).
-
-        ``memory`` is read and ``remembered`` is written, never the other way round, so that a reply the master does
-        not use leaves no trace. ``key`` = (seed, iteration, worker) seeds whatever is random.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +63,8 @@ class Layout:
         memory: memory rows; the memory of an order is that of its row. Each has two copies.
         history: how many squared displacements of the parameters :class:`Step` reports.
         length: coordinates that the gradient must have; None: any number.
+        kept: entries of what is kept for the workers (:class:`Keep`).
+        stale: the gradient holds what was sent in earlier iterations: a parameter that took part then takes part now.
     """
 
     rows: int
@@ -166,6 +75,8 @@ class Layout:
     memory: int = 0
     history: int = 0
     length: int | None = None
+    kept: int = 0
+    stale: bool = False
 
     def width(self, length: int) -> int:
         """Coordinates in one row for a gradient of ``length``."""
@@ -189,36 +100,6 @@ class Layout:
         return items, -(-items // line) * line
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What the master asks of a worker: a combination over a block, through a codec, sent or held until granted.
-
-    Args:
-        worker: who computes.
-        serial: of the iteration's ``start``.
-        slot: number of this order in the iteration.
-        row: where the answer lands.
-        combination: the partitions to add up; empty: asks for the sum of what was granted.
-        block: the coordinates wanted; None: all.
-        codec: None: the coordinates themselves.
-        hold: keep the result in a scratch buffer and answer with a notice. Until it is granted, a later order whose
-            combination has this one's only partition uses it again.
-        granted: held slots to add to the worker's running sum before anything else.
-        memory: which of the two copies of the row's memory to read; the other one is written.
-    """
-
-    worker: int
-    serial: int
-    slot: int
-    row: int
-    combination: Combination
-    block: Block | None = None
-    codec: Codec | None = None
-    hold: bool = False
-    granted: tuple[int, ...] = ()
-    memory: int = 0
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Reply:
     """A worker's answer, or an edge node's.
@@ -226,13 +107,15 @@ class Reply:
     ``payload`` is the row's bytes (uint8), valid until the next ``start``; None is a skip (a codec had nothing to
     send) or, for a held order, a notice. ``time`` is in seconds since the iteration's start. ``statistics`` has one
     row per partition of the combination, in its order: what the objective reports beside the gradient, loss first. In
-    an edge node's answer NaN in a whole row says that the partition is not in the sum.
+    an edge node's answer NaN in a whole row says that the partition is not in the sum. ``change`` is the squared
+    distance that the order wanted to know (:class:`Compare`).
     """
 
     order: Order
     payload: Tensor | None
     time: float
     statistics: Floats
+    change: float = float("nan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,22 +151,19 @@ Event = Reply | Loss | Failure | Expired
 
 
 @dataclass(frozen=True, slots=True)
-class Abandon:
-    """Slots whose answers nobody needs any more."""
-
-    slots: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Step:
     """What the last optimizer steps did.
 
     ``displacements[d - 1]`` = ‖θ^{k+1-d} − θ^{k-d}‖², the newest first; as many as the layout's ``history``, fewer at
-    the beginning. ``learning_rate`` is NaN where the session was not given the optimizer.
+    the beginning. ``learning_rate`` is NaN where the session was not given the optimizer; ``plain`` says whether that
+    is SGD and nothing else, so that θ^{k+1} = θ^k − learning_rate·gradient. ``parameters`` (length,) are those of this
+    iteration, to be read until the optimizer changes them.
     """
 
     learning_rate: float = float("nan")
     displacements: tuple[float, ...] = ()
+    plain: bool | None = None
+    parameters: Tensor | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,13 +212,13 @@ class Scheme(Protocol):
         """The schemes that edge nodes run; empty: no edge nodes."""
         ...
 
-    def start(self, iteration: Iteration) -> Sequence[Order | Abandon]: ...
+    def start(self, iteration: Iteration) -> Sequence[Action]: ...
 
-    def receive(self, reply: Reply) -> Sequence[Order | Abandon]: ...
+    def receive(self, reply: Reply) -> Sequence[Action]: ...
 
-    def lose(self, worker: int) -> Sequence[Order | Abandon]: ...
+    def lose(self, worker: int) -> Sequence[Action]: ...
 
-    def expire(self) -> Sequence[Order | Abandon]:
+    def expire(self) -> Sequence[Action]:
         """The deadline, or a shortfall that may end approximately, has come."""
         ...
 
@@ -421,6 +301,10 @@ class Source(Protocol):
         """Ends a series of ``accumulate`` into ``out``: coordinates that no partition touched become 0."""
         ...
 
+    def visit(self, parameters: Tensor, buffers: Tensor) -> AbstractContextManager[None]:
+        """Reads from these tensors within the block, between two series of ``accumulate``."""
+        ...
+
 
 class Cluster(Protocol):
     """Where orders are carried out. A cluster is a context manager; leaving it leaves nothing behind.
@@ -473,7 +357,7 @@ class Cluster(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What one iteration leaves to the next, ``memory`` among it; part of every checkpoint."""
+        """What one iteration leaves to the next, ``memory`` and what is kept among it; part of every checkpoint."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...

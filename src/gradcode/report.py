@@ -36,7 +36,10 @@ class Outcome:
         lost: workers lost during the iteration.
         refused: workers of whose replies one or more were refused: of a wrong shape or dtype, or not finite.
         statistics: weighted mean over the partitions that were heard of, weights n_j; (S,).
-        bytes_up, bytes_down: payload bytes to the master, parameter and order bytes from it.
+        bytes_up: to the master: payloads, and a few bytes for each reply without one.
+        bytes_down: from it: parameters, and kept vectors that a worker did not have.
+        uploads, notices: replies with a payload, and without one (skips, notices of what is held).
+        downloads: workers that were sent the parameters.
         computations: partition computations whose end the master has heard of, abandoned ones included; where only a
             block of the gradient was computed, its share of the cost.
         overruns: partitions, or shares of them, whose real computing was longer than the time they were to take (mode
@@ -63,6 +66,9 @@ class Outcome:
     compute: Floats | None = None
     communicate: Floats | None = None
     refused: tuple[int, ...] = ()
+    uploads: int = 0
+    notices: int = 0
+    downloads: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +88,7 @@ class Report:
         master_time: the master's own part of the iteration, seconds of real time: sending the first orders, and from
             the last needed reply until every ``p.grad`` was filled.
         decode_error: bound on ‖ĝ − g‖ / Σ_j‖g_j‖; ``exact``: nothing but rounding is in it.
-        bytes_up, bytes_down, computations, overruns, work: as in :class:`Outcome`.
+        bytes_up, bytes_down, uploads, notices, downloads, computations, overruns, work: as in :class:`Outcome`.
         order_statistic: the scheme's own duration for the delays of this iteration; NaN where they are not known.
         fluid: the earliest time at which the work finished by all workers adds up to one pass; NaN likewise.
     """
@@ -107,3 +113,6 @@ class Report:
     fluid: float
     work: tuple[Work, ...] = ()
     refused: tuple[int, ...] = ()
+    uploads: int = 0
+    notices: int = 0
+    downloads: int = 0

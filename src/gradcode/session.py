@@ -74,7 +74,7 @@ class Step:
 
         What was in ``p.grad`` is replaced. A parameter that took no part gets None, as in plain training. Where a
         scheme ends with replies that held no sample (at an epoch's end, of shards of unequal length), none took part
-        and the loss is NaN.
+        and the loss is NaN. A lazy scheme's gradient holds earlier ones: if nobody was heard of, the loss is the last.
 
         Raises:
             NonFiniteLoss: it cannot be had from replies that are finite.
@@ -107,7 +107,7 @@ class Session:
         scheme: of :mod:`gradcode.schemes`; it says how many partitions the data is cut into.
         cluster: of :mod:`gradcode.clusters`, with as many workers as the scheme.
         seed: fixes which samples are in which iteration, dropout masks and random transforms.
-        optimizer: only asked for its learning rate, which lazy schemes need.
+        optimizer: only asked for its learning rate and kind, which lazy schemes want to know.
         sampling, drop_last: see :class:`gradcode.training.Sampling`.
         forward, collate_fn, micro_batch, seed_samples, devices: see :class:`gradcode.training.ModelObjective`.
         reply_dtype: of what workers send; None: the parameters'. ``torch.bfloat16`` halves it and rounds.
@@ -204,6 +204,8 @@ class Session:
         self._moved: deque[float] = deque(maxlen=scheme.layout.history or 1)
         self._before: Tensor | None = None
         self._before_of = -1
+        self._ever_used = np.zeros(len(objective.trainable), dtype=np.bool_)
+        self._loss = float("nan")
         self.closed = False
 
     def __enter__(self) -> Self:
@@ -249,6 +251,8 @@ class Session:
             "cluster": self.cluster.state_dict(),
             "displacements": list(self._moved),
             "before": self._before,
+            "ever_used": self._ever_used.tolist(),
+            "loss": self._loss,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -270,6 +274,8 @@ class Session:
         self._moved.clear()
         self._moved.extend(state["displacements"])
         self._before = state["before"]
+        self._ever_used = np.array(state["ever_used"], dtype=np.bool_)
+        self._loss = float(state["loss"])
         self.objective.store_buffers(self.cluster.buffers)
 
     # One iteration
@@ -299,6 +305,9 @@ class Session:
         if heard:
             self.objective.load_buffers(torch.from_numpy(outcome.statistics[1 : 1 + self.objective.buffers]))
         used = self.objective.used(outcome.statistics)
+        if self.scheme.layout.stale:  # gradients of earlier iterations are in it, also where nobody has computed now
+            used = self._ever_used = self._ever_used | used
+            loss = self._loss = loss if heard else self._loss
         for parameter, gradient, took_part in zip(self.objective.trainable, self._gradients, used, strict=True):
             parameter.grad = gradient if took_part else None
         self.iteration = number + 1
@@ -330,13 +339,23 @@ class Session:
     def _history(self, number: int) -> StepHistory:
         """What the last steps did, for schemes that ask for it."""
         rate = float("nan") if self.optimizer is None else float(self.optimizer.param_groups[0]["lr"])
-        if not self.scheme.layout.history:
-            return StepHistory(rate)
         parameters = self.cluster.parameters
+        if not self.scheme.layout.history:
+            return StepHistory(rate, plain=self._plain, parameters=parameters)
         if self._before is not None and number != self._before_of:
             self._moved.appendleft(float((parameters - self._before).square().sum()))
         self._before, self._before_of = parameters.clone(), number
-        return StepHistory(rate, tuple(self._moved))
+        return StepHistory(rate, tuple(self._moved), self._plain, parameters)
+
+    @property
+    def _plain(self) -> bool | None:
+        """Whether the optimizer takes plain gradient steps; None: it is not known."""
+        if self.optimizer is None:
+            return None
+        if type(self.optimizer) is not torch.optim.SGD or len(self.optimizer.param_groups) > 1:
+            return False
+        group = self.optimizer.param_groups[0]
+        return not any(group[name] for name in ("momentum", "weight_decay", "nesterov", "maximize"))
 
     def _tell(
         self, number: int, began: float, outcome: Outcome, loss: float, decode_time: float, master_time: float
@@ -373,6 +392,9 @@ class Session:
             fluid=fluid,
             work=outcome.work,
             refused=outcome.refused,
+            uploads=outcome.uploads,
+            notices=outcome.notices,
+            downloads=outcome.downloads,
         )
         for listener in self.listeners:
             listener(report)

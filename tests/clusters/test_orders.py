@@ -169,12 +169,12 @@ class AskingTheGone(Toy):
 
 
 def test_nobody_waits_for_a_worker_that_is_gone() -> None:
-    from gradcode.clusters.driver import Ledger, iterate
+    from gradcode.clusters.driver import Ledger, Standing, iterate
     from gradcode.protocol import Loss
 
     target = Combination(dict.fromkeys(range(WORKERS), 1.0))
     iteration = Iteration(0, 7, target, tuple(range(WORKERS)), np.ones(WORKERS, dtype=np.int64))
-    ledger = Ledger(WORKERS, iteration, statistics=1, slots=2 * WORKERS, owners={})
+    ledger = Ledger(WORKERS, iteration, statistics=1, slots=2 * WORKERS, standing=Standing())
     driver = iterate(AskingTheGone(), ledger, "raise")
     wait = next(driver)
     assert len(wait.open) == WORKERS

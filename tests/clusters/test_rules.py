@@ -23,6 +23,7 @@ from clusters.toy_schemes import (
     TwoBlocks,
 )
 from clusters.zoo import CLUSTERS, cnn, decoded, images, plain_gradients, relative_error, straggling
+from gradcode.clusters.driver import NOTICE_BYTES
 from gradcode.delays import DelayTable
 from gradcode.training.sampling import Sampling
 
@@ -138,7 +139,8 @@ def test_skips_are_replies_without_payload(kind: str) -> None:
                 expected = torch.stack(wanted).sum(0)
                 assert trial.reports[-1].bytes_up == WORKERS * LENGTH * 4
             else:
-                assert trial.reports[-1].bytes_up == 0
+                assert trial.reports[-1].bytes_up == WORKERS * NOTICE_BYTES
+                assert (trial.reports[-1].uploads, trial.reports[-1].notices) == (0, WORKERS)
             assert float((found - expected).norm() / expected.norm()) < 1e-5
             assert np.isfinite(trial.reports[-1].loss)
             trial.move()

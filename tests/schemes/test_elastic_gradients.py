@@ -19,7 +19,7 @@ from torch import Tensor
 
 import gradcode
 from gradcode import schemes
-from gradcode.clusters.driver import Ledger, iterate
+from gradcode.clusters.driver import Ledger, Standing, iterate
 from gradcode.delays import DelayTable
 from gradcode.errors import Shortfall
 from gradcode.protocol import Abandon, Event, Iteration, Loss, Order, Reply, Scheme
@@ -40,7 +40,7 @@ class Stage:
     def __init__(self, scheme: schemes.Elastic, chance: random.Random) -> None:
         self.scheme, self.chance = scheme, chance
         self.rows = torch.full((scheme.layout.rows, LENGTH + 3), torch.nan, dtype=torch.float64)[:, :LENGTH]
-        self.owners: dict[int, int] = {}
+        self.standing = Standing()
         self.gone: set[int] = set()
         self.away: set[int] = set()
 
@@ -52,7 +52,7 @@ class Stage:
         gradients = np.random.default_rng(number).standard_normal((K, LENGTH))
         self.rows.fill_(torch.nan)
         unheard_of = {*self.away}  # who came back in this iteration is only known by an answer
-        ledger = Ledger(self.scheme.workers, iteration, 1, self.scheme.layout.slots, self.owners)
+        ledger = Ledger(self.scheme.workers, iteration, 1, self.scheme.layout.slots, self.standing)
         driver = iterate(self.scheme, ledger)
         losses = self.chance.choice([0, 0, 1, 2, 3, 6])
         wait = next(driver)
@@ -90,7 +90,7 @@ class Stage:
         (self.away if returning else self.gone).add(worker)
         if not returning:
             self.away.discard(worker)
-        for row, owner in self.owners.items():
+        for row, owner in self.standing.owners.items():
             if owner == worker and row not in self.scheme._arrived.values():
                 self.rows[row] = torch.nan  # it died over it
         return Loss(worker, 0.0, returning)
@@ -118,7 +118,7 @@ def test_whatever_the_history_the_gradient_is_the_plain_sum(
         np.testing.assert_allclose(found, plain, rtol=1e-9, atol=1e-9)
         assert scheme.exact
     rows_each = scheme.layout.rows // workers
-    assert all(row // rows_each == worker for row, worker in stage.owners.items())
+    assert all(row // rows_each == worker for row, worker in stage.standing.owners.items())
 
 
 def decode(scheme: schemes.Elastic, rows: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class Carrier(ABC):
         told = None
         for index, order in enumerate(orders):
             self.began = self._due
-            self._pace, self._transport = message.delays[index]
+            self._pace, self._transport, self._transport_empty = message.delays[index]
             later = [other for other in orders[index + 1 :] if self.wanted(other)]
             told = self._one(order, message.number, later)
             if told is not None:
@@ -87,10 +87,10 @@ class Carrier(ABC):
             if not self.wanted(order):
                 return None
             return Told(self._record(ERROR, order.slot, order.serial, -1), text=traceback.format_exc())
-        if answer is None or not self._delay(order, self._transport):
+        if answer is None or not self._delay(order, self._transport_empty if answer.sent is None else self._transport):
             return None
         sent = -1 if answer.sent is None else answer.sent
-        return Told(self._record(REPLY, order.slot, order.serial, sent), answer)
+        return Told(self._record(REPLY, order.slot, order.serial, sent, answer.change), answer)
 
     def _end_of_partition(self, order: Order, cost: float = 1.0) -> bool:
         seconds = self._pace * cost if cost else 0.0  # 0·inf is no delay
@@ -117,10 +117,10 @@ class Carrier(ABC):
             self.sleep(None if np.isinf(left) else left)
         return False
 
-    def _record(self, kind: int, slot: int, serial: int, sent: int) -> Record:
+    def _record(self, kind: int, slot: int, serial: int, sent: int, change: float = float("nan")) -> Record:
         computed, self._counted = self.book.computed - self._counted, self.book.computed
         overruns, self.overruns = self.overruns, 0.0
-        return Record(kind, slot, serial, sent, self.began, time.monotonic(), computed, overruns)
+        return Record(kind, slot, serial, sent, self.began, time.monotonic(), computed, overruns, change)
 
 
 def be_polite() -> None:

@@ -16,22 +16,27 @@ import numpy as np
 from gradcode.errors import NonFiniteLoss, Shortfall, WorkerError
 from gradcode.protocol import (
     Abandon,
+    Action,
     Combination,
     Event,
     Expired,
     Failure,
     Floats,
     Iteration,
+    Keep,
     Loss,
     Order,
     Outcome,
     Reply,
     Scheme,
+    Version,
     Work,
 )
 
 OnShortfall = Literal["wait", "approximate", "raise"]
 ON_SHORTFALL: tuple[OnShortfall, ...] = ("wait", "approximate", "raise")
+
+NOTICE_BYTES = 16  # of an answer without payload
 
 
 def below(on_shortfall: OnShortfall) -> OnShortfall:
@@ -50,6 +55,7 @@ class Wait:
         open: slot -> order, neither answered nor abandoned; the cluster may look, not write.
         shortfall: nothing is open and nothing is to come: only a worker that returns can help.
         awaits: answers that must come at least, before anything else is done.
+        kept: what to keep for the workers before they are given the orders.
     """
 
     orders: Sequence[Order]
@@ -58,6 +64,32 @@ class Wait:
     open: Mapping[int, Order]
     shortfall: bool = False
     awaits: int = 1
+    kept: Sequence[Keep] = ()
+
+
+@dataclass(slots=True)
+class Standing:
+    """What a master knows of its children beyond an iteration.
+
+    ``owners``: row -> worker. ``holders``: worker -> the kept versions that it has been sent, or has sent.
+    """
+
+    owners: dict[int, int] = field(default_factory=dict)
+    holders: dict[int, set[Version]] = field(default_factory=dict)
+
+    def keep(self, keep: Keep) -> None:
+        """An entry is kept anew."""
+        for worker, held in self.holders.items():
+            self.holders[worker] = {version for version in held if version.entry != keep.version.entry}
+        if keep.origin is not None:
+            self.holders.setdefault(keep.origin, set()).add(keep.version)
+
+    def send(self, order: Order) -> int:
+        """An order is given: how many kept vectors its worker must be sent besides."""
+        held = self.holders.setdefault(order.worker, set())
+        missing = order.needs - held
+        held |= missing
+        return len(missing)
 
 
 @dataclass(slots=True)
@@ -68,7 +100,8 @@ class Ledger:
     iteration: Iteration
     statistics: int
     slots: int
-    owners: dict[int, int]  # row -> worker, for the cluster's life
+    standing: Standing
+    vector: int = 0  # bytes of the parameters, or of a kept vector
     edges: bool = False  # whether there are edge nodes among the workers
     arrivals: Floats = field(init=False)
     open: dict[int, Order] = field(default_factory=dict)
@@ -82,6 +115,8 @@ class Ledger:
     work: list[Work] = field(default_factory=list)
     bytes_up: int = 0
     bytes_down: int = 0
+    uploads: int = 0
+    notices: int = 0
     computations: float = 0.0
     overruns: float = 0.0
     _partitions: dict[int, Floats] = field(default_factory=dict)
@@ -96,7 +131,11 @@ class Ledger:
         self.open.pop(order.slot)
         self.heard.add(order.worker)
         self.arrivals[order.worker] = reply.time
-        if reply.payload is not None:
+        if reply.payload is None:
+            self.notices += 1
+            self.bytes_up += NOTICE_BYTES
+        else:
+            self.uploads += 1
             self.bytes_up += reply.payload.numel() * reply.payload.element_size()
         for partition, values in zip(order.combination, reply.statistics, strict=False):
             if self.iteration.sizes[partition] and not (self.edges and np.isnan(values).all()):
@@ -121,7 +160,7 @@ class Ledger:
             lost=tuple(sorted(self.lost)),
             statistics=self._mean(),
             bytes_up=self.bytes_up,
-            bytes_down=self.bytes_down,
+            bytes_down=self.bytes_down + self.vector * len(self.asked),
             computations=self.computations,
             overruns=self.overruns,
             work=tuple(self.work),
@@ -130,6 +169,9 @@ class Ledger:
             compute=compute,
             communicate=communicate,
             refused=tuple(sorted(self.refused)),
+            uploads=self.uploads,
+            notices=self.notices,
+            downloads=len(self.asked),
         )
 
     def _mean(self) -> Floats:
@@ -152,11 +194,11 @@ def iterate(scheme: Scheme, ledger: Ledger, on_shortfall: OnShortfall = "wait") 
         NonFiniteLoss: likewise, with numbers that are not finite.
     """
     serial = ledger.iteration.serial
-    actions: Sequence[Order | Abandon] = scheme.start(ledger.iteration)
+    actions: Sequence[Action] = scheme.start(ledger.iteration)
     again: list[Order] = []
     expired_at: float | None = None
     while True:
-        orders, abandoned = _book(actions, ledger)
+        orders, abandoned, kept = _book(actions, ledger)
         if scheme.done:
             return
         deadline = scheme.deadline if scheme.deadline != expired_at else None
@@ -165,7 +207,7 @@ def iterate(scheme: Scheme, ledger: Ledger, on_shortfall: OnShortfall = "wait") 
             actions = _fall_short(scheme, ledger, on_shortfall)
             continue
         awaits = max(1, min(getattr(scheme, "awaits", 1), len(ledger.open)))
-        event = yield Wait((*again, *orders), abandoned, deadline, ledger.open, short, awaits)
+        event = yield Wait((*again, *orders), abandoned, deadline, ledger.open, short, awaits, kept)
         actions, again = (), []
         match event:
             case Reply(order=order):
@@ -174,6 +216,7 @@ def iterate(scheme: Scheme, ledger: Ledger, on_shortfall: OnShortfall = "wait") 
                     actions = scheme.receive(event)
             case Loss(worker=worker):
                 ledger.lost.add(worker)
+                ledger.standing.holders.pop(worker, None)
                 mine = [slot for slot, order in ledger.open.items() if order.worker == worker]
                 again = [ledger.open[slot] for slot in mine] if event.returning else []
                 if not event.returning:
@@ -195,8 +238,8 @@ def iterate(scheme: Scheme, ledger: Ledger, on_shortfall: OnShortfall = "wait") 
                 actions = scheme.expire()
 
 
-def _book(actions: Sequence[Order | Abandon], ledger: Ledger) -> tuple[list[Order], tuple[int, ...]]:
-    """Enters new orders and abandoned slots; what is both, in this order, is never sent.
+def _book(actions: Sequence[Action], ledger: Ledger) -> tuple[list[Order], tuple[int, ...], list[Keep]]:
+    """Enters new orders, abandoned slots and what is kept; an order abandoned after it is never sent.
 
     An order for a worker that is gone is not entered: nobody would answer it.
 
@@ -205,8 +248,12 @@ def _book(actions: Sequence[Order | Abandon], ledger: Ledger) -> tuple[list[Orde
     """
     orders: dict[int, Order] = {}
     abandoned: list[int] = []
+    kept: list[Keep] = []
     for action in actions:
-        if isinstance(action, Order):
+        if isinstance(action, Keep):
+            ledger.standing.keep(action)
+            kept.append(action)
+        elif isinstance(action, Order):
             _check(action, ledger)
             if action.worker not in ledger.alive:
                 continue
@@ -217,7 +264,12 @@ def _book(actions: Sequence[Order | Abandon], ledger: Ledger) -> tuple[list[Orde
                 orders.pop(slot, None)
                 ledger.open.pop(slot, None)
                 abandoned.append(slot)
-    return list(orders.values()), tuple(abandoned)
+    for order in orders.values():
+        ledger.bytes_down += ledger.vector * ledger.standing.send(order)
+        for keep in kept:
+            if keep.vector is None:  # it is sent these parameters anyway
+                ledger.standing.holders[order.worker].add(keep.version)
+    return list(orders.values()), tuple(abandoned), kept
 
 
 def _check(order: Order, ledger: Ledger) -> None:
@@ -227,11 +279,11 @@ def _check(order: Order, ledger: Ledger) -> None:
         )
     ledger.used.add(order.slot)
     # A worker that ends what nobody wants any more writes its own rows only, so they are never another's.
-    if ledger.owners.setdefault(order.row, order.worker) != order.worker:
-        raise ValueError(f"row {order.row} of {order!r} belongs to worker {ledger.owners[order.row]}")
+    if ledger.standing.owners.setdefault(order.row, order.worker) != order.worker:
+        raise ValueError(f"row {order.row} of {order!r} belongs to worker {ledger.standing.owners[order.row]}")
 
 
-def _fall_short(scheme: Scheme, ledger: Ledger, on_shortfall: OnShortfall) -> Sequence[Order | Abandon]:
+def _fall_short(scheme: Scheme, ledger: Ledger, on_shortfall: OnShortfall) -> Sequence[Action]:
     """No open order, nobody restarting, no deadline, and the scheme not done."""
     number, heard = ledger.iteration.number, sorted(ledger.heard)
     if ledger.failures and on_shortfall != "approximate":

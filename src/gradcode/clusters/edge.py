@@ -47,7 +47,8 @@ class EdgeNode:
         Raises:
             ValueError: the order asks for what an edge node cannot give.
         """
-        if order.block is not None or order.codec is not None or order.hold or order.granted:
+        past = order.compare is not None or order.subtract or order.remember is not None
+        if order.block is not None or order.codec is not None or order.hold or order.granted or past:
             raise ValueError(f"{order!r} is for an edge node, which answers whole, plain combinations only")
         return Iteration(number, next(self._serials), order.combination, workers, sizes, away=away)
 
@@ -110,8 +111,14 @@ def check_edges(layout: Layout, inner: Sequence[Scheme | None]) -> None:
     Raises:
         ValueError: it wants of its children what an edge node cannot give.
     """
-    if any(inner) and (layout.codec is not None or layout.packed or layout.fold != 1 or layout.memory):
+    if any(inner) and (layout.codec is not None or layout.packed or layout.fold != 1 or layout.memory or layout.kept):
         raise ValueError(
             f"{layout} is no layout for a scheme with edge nodes, which answer plain combinations: give its code real "
             f"coefficients, and leave codecs and memory to the schemes that the edge nodes run"
+        )
+    stale = next((scheme for scheme in inner if scheme is not None and scheme.layout.stale), None)
+    if stale is not None:
+        raise ValueError(
+            f"{stale!r} cannot run at an edge node, whose parent would take stale gradients for new ones: run it at "
+            f"the master, over edge nodes that pass messages on (a cluster with a topology, a scheme without)"
         )

@@ -6,13 +6,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from gradcode.clusters.driver import NOTICE_BYTES
 from gradcode.clusters.worker import OrderBook
 from gradcode.delays import Delays, DelayTable, as_table
 from gradcode.delays.law import Source as DelaySource
 from gradcode.protocol import Floats, Order
 from gradcode.topology import Branch
-
-NOTICE_BYTES = 16  # of an answer without payload
 
 
 def delay_table(delays: Delays | DelaySource | DelayTable | None, tree: Branch, seed: int) -> DelayTable | None:
@@ -55,11 +54,11 @@ class Injected:
             return 0.0
         return float(self._compute[worker, min(self._stages[order.slot], self._compute.shape[1] - 1)])
 
-    def message(self, order: Order) -> float:
-        """Seconds of the answer's message."""
+    def message(self, order: Order, sent: bool = True) -> float:
+        """Seconds of the answer's message; not ``sent``: of one without payload."""
         if self._table is None:
             return 0.0
-        size = NOTICE_BYTES if order.hold else self._book.size(order)
+        size = self._book.size(order) if sent and not order.hold else NOTICE_BYTES
         if size not in self._messages:
             self._messages[size] = self._seconds(size)
         workers, edges = self._messages[size]

@@ -58,7 +58,7 @@ class Inspection:
         self._in_a_row.pop(order.worker, None)
         return reply
 
-    def take(self, order: Order, array: Array, time: float, statistics: Floats) -> Reply | Failure:
+    def take(self, order: Order, array: Array, time: float, statistics: Floats, change: float) -> Reply | Failure:
         """The reply whose payload came as ``array`` and is copied into its row, or why it is refused.
 
         The copy and the check are one pass over memory.
@@ -76,7 +76,7 @@ class Inspection:
         if not healthy or not self._sound(order, statistics):
             return self.refuse_numbers(order, time, statistics)
         self._in_a_row.pop(order.worker, None)
-        return Reply(order, expected, time, statistics)
+        return Reply(order, expected, time, statistics, change)
 
     def _sound(self, order: Order, statistics: Floats) -> bool:
         finite_ones = np.isfinite(statistics)

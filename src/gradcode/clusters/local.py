@@ -29,7 +29,7 @@ from gradcode.clusters.worker import OrderBook
 from gradcode.delays import Delays, DelayTable
 from gradcode.delays.law import Source as DelaySource
 from gradcode.errors import WorkerError
-from gradcode.protocol import Failure, Layout, Order, Reply, Scheme, Source
+from gradcode.protocol import Failure, Keep, Layout, Order, Reply, Scheme, Source
 from gradcode.topology import Branch
 
 _GIVE_UP = 3  # deaths in a row, without a reply between them, after which a worker is not started again
@@ -108,9 +108,11 @@ class LocalCluster(RealTimeCluster):
         return self._selector is not None
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The memories, also of another kind of cluster."""
+        """The memories and what is kept, also of another kind of cluster."""
         if self._memory is not None:
             self._memory.copy_(state["memory"])
+        for own, saved in zip(self._kept(), state["kept"], strict=True):
+            own.copy_(saved)
 
     # Opening and closing
 
@@ -129,6 +131,8 @@ class LocalCluster(RealTimeCluster):
         regions = {
             "rows": Region((layout.rows, pitch), row_dtype),
             "memory": Region((layout.memory, 2, source.length), like.dtype),
+            "kept": Region((layout.kept, source.length), like.dtype),
+            "kept buffers": Region((layout.kept, source.buffers), torch.float64),
             "statistics": Region((children, source.partitions, source.statistics), torch.float64),
             "wanted": Region((layout.slots,), torch.int64),
             "taken": Region((children,), torch.int64),
@@ -276,6 +280,15 @@ class LocalCluster(RealTimeCluster):
 
     # One iteration
 
+    def _keep(self, keep: Keep) -> None:
+        entry = keep.version.entry
+        self._arena["kept"][entry].copy_(self.parameters if keep.vector is None else keep.vector)
+        if keep.vector is None:
+            self._arena["kept buffers"][entry].copy_(self.buffers)
+
+    def _kept(self) -> tuple[Tensor, Tensor]:
+        return self._arena["kept"], self._arena["kept buffers"]
+
     def _want(self, orders: Sequence[Order]) -> None:
         for order in orders:
             self._wanted[order.slot] = order.serial
@@ -324,7 +337,7 @@ class LocalCluster(RealTimeCluster):
         sent = arrival.record.sent
         payload = self._book.payload(order, None if sent < 0 else sent)
         statistics = self._statistics[order.worker, list(order.combination)]
-        return self._inspection.examine(Reply(order, payload, time, statistics))
+        return self._inspection.examine(Reply(order, payload, time, statistics, arrival.record.change))
 
     def _why(self, arrival: Arrival) -> str:
         return process.read_text(self._arena["errors"][arrival.hand.worker])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -11,14 +14,19 @@ from gradcode.protocol import Block, Floats, Source
 
 
 class Once:
-    """A source that computes each partition's gradient once per iteration, however many workers hold it."""
+    """A source that computes each partition's gradient once per iteration, however many workers hold it.
+
+    At kept parameters, too.
+    """
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self.length, self.itemsize, self.partitions = source.length, source.itemsize, source.partitions
         self.statistics, self.buffers = source.statistics, source.buffers
         self.separable = source.separable
-        self._known: dict[int, tuple[Tensor, Floats]] = {}
+        # (iteration, partition, where the parameters lie) -> gradient, statistics
+        self._known: dict[tuple[int, int, int], tuple[Tensor, Floats]] = {}
+        self._where = 0
         self._spare: list[Tensor] = []
 
     def copy(self) -> Source:
@@ -41,6 +49,16 @@ class Once:
         self._known.clear()
         self._source.refresh()
 
+    @contextmanager
+    def visit(self, parameters: Tensor, buffers: Tensor) -> Iterator[None]:
+        """Kept parameters do not change within an iteration, so that their address tells them apart."""
+        with self._source.visit(parameters, buffers):
+            self._where = parameters.data_ptr()
+            try:
+                yield
+            finally:
+                self._where = 0
+
     def prepare(self, number: int) -> None:
         self._source.prepare(number)
 
@@ -60,12 +78,13 @@ class Once:
         block: Block | None = None,
     ) -> Floats:
         """Whole gradients, whatever the block: somebody else may want the rest."""
-        if partition not in self._known:
+        key = (number, partition, self._where)
+        if key not in self._known:
             gradient = self._spare.pop() if self._spare else torch.empty_like(self._like)
             statistics = self._source.accumulate(number, partition, 1.0, gradient, True)
             self._source.finish(gradient)
-            self._known[partition] = gradient, statistics
-        gradient, statistics = self._known[partition]
+            self._known[key] = gradient, statistics
+        gradient, statistics = self._known[key]
         target = out[: self.length]
         if first:
             torch.mul(gradient, coefficient, out=target)

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gradcode.protocol import Block, Codec, Combination, Order
+from gradcode.protocol import Block, Codec, Combination, Compare, Order, Past, Version
 
 UNREAD = 2
 _LENGTH = struct.Struct("<I")
-_RECORD = struct.Struct("<BxxxIqqdddd")
+_RECORD = struct.Struct("<BxxxIqqddddd")
 
 READY, REPLY, ABANDONED, ERROR, MISSING, NOT_FINITE = range(6)
 
@@ -31,7 +31,7 @@ class Record(NamedTuple):
     """What a worker says: times are ``time.monotonic()``, which all processes of a machine share.
 
     ``sent`` is the number of payload bytes, −1 for none; ``computed`` and ``overruns`` count partitions since the
-    worker's last record.
+    worker's last record; ``change`` is the squared distance that the order wanted to know.
     """
 
     kind: int
@@ -42,6 +42,7 @@ class Record(NamedTuple):
     ended: float
     computed: float
     overruns: float
+    change: float = float("nan")
 
     def pack(self) -> bytes:
         return _RECORD.pack(*self)
@@ -58,6 +59,9 @@ class PlannedOrder(NamedTuple):
     hold: bool
     granted: tuple[int, ...]
     memory: int
+    compare: Compare | None
+    subtract: tuple[Past, ...]
+    remember: Version | None
 
     @classmethod
     def of(cls, order: Order) -> PlannedOrder:
@@ -70,6 +74,9 @@ class PlannedOrder(NamedTuple):
             order.hold,
             order.granted,
             order.memory,
+            order.compare,
+            order.subtract,
+            order.remember,
         )
 
     def order(self, worker: int, serial: int) -> Order:
@@ -80,7 +87,7 @@ class Message(NamedTuple):
     """Orders for one worker, given at ``sent`` (``time.monotonic()``).
 
     ``orders`` are sent the first time only, then their number ``plan``. ``delays`` are the injected ones, per order:
-    seconds per unit of load, and seconds of the answer's message.
+    seconds per unit of load, of the answer's message, and of one without payload.
     """
 
     serial: int
@@ -88,7 +95,7 @@ class Message(NamedTuple):
     sent: float
     plan: int
     orders: tuple[PlannedOrder, ...] | None
-    delays: tuple[tuple[float, float], ...]
+    delays: tuple[tuple[float, float, float], ...]
 
 
 class Descriptor:

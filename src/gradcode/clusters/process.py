@@ -18,6 +18,7 @@ import torch
 from gradcode.clusters.arena import Arena, Parcel, Region, unpack
 from gradcode.clusters.carrier import Carrier, DelayMode, be_polite, keep_memory
 from gradcode.clusters.driver import OnShortfall
+from gradcode.clusters.past import SharedShelf
 from gradcode.clusters.post import ERROR, READY, Descriptor, Inbox, Record
 from gradcode.clusters.worker import OrderBook, SharedMemories
 from gradcode.delays import DelayTable
@@ -90,8 +91,9 @@ def main(setup: Setup) -> None:
         parameters, buffers = ground.common["parameters"], ground.common["buffers"]
         cargo.source.bind(parameters, buffers, setup.number)
         memory = SharedMemories(arena["memory"]) if cargo.layout.memory else None
+        shelf = SharedShelf(arena["kept"], arena["kept buffers"]) if cargo.layout.kept else None
         rows = arena["rows"][:, : cargo.items]
-        book = OrderBook(setup.number, cargo.source, cargo.layout, rows, memory, cargo.seed, parameters)
+        book = OrderBook(setup.number, cargo.source, cargo.layout, rows, memory, cargo.seed, parameters, shelf)
         loop = Loop(setup, ground, book)
     loop.run()
 

@@ -30,7 +30,7 @@ from gradcode.clusters.worker import OrderBook
 from gradcode.delays import Delays, DelayTable
 from gradcode.delays.law import Source as DelaySource
 from gradcode.errors import GradcodeError, GradcodeWarning, WorkerError
-from gradcode.protocol import Failure, Layout, Loss, Order, Reply, Scheme, Source
+from gradcode.protocol import Failure, Keep, Layout, Loss, Order, Reply, Scheme, Source
 from gradcode.topology import Branch
 
 Placement = Literal["spread", "pack"]
@@ -108,6 +108,7 @@ class RayCluster(RealTimeCluster):
         self._hands: list[RayHand] = []
         self._opened_with: ExitStack | None = None
         self._shared: Any = None  # what the workers read in this iteration
+        self._kept_objects: dict[int, Any] = {}  # entry -> what is kept there, with buffers
         self._mail = Mail()
         self._pulling: set[int] = set()  # slots whose payloads are on their way
         self._due: list[Arrival] = []  # whose payloads are fetched after those
@@ -172,7 +173,9 @@ class RayCluster(RealTimeCluster):
         return memory
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Gives the workers their memories, also of another kind of cluster."""
+        """Gives the workers their memories and what is kept, also of another kind of cluster."""
+        for entry, saved in enumerate(zip(*state["kept"], strict=True)):
+            self._kept_objects[entry] = put(tuple(own.numpy() for own in saved))
         if self._layout.memory:
             memories = put(as_array(state["memory"].contiguous()))
             for hand in self._hands:
@@ -208,7 +211,7 @@ class RayCluster(RealTimeCluster):
         others = {key: self._options[key] for key in ("scheduling_strategy", "runtime_env") if key in self._options}
         self._edge_actors = factory.options(num_cpus=0, **others)
         self._hands = [
-            RayHand(child, self._name, lambda: self._shared, self._mail, isinstance(own, Branch))
+            RayHand(child, self._name, lambda: self._shared, self._mail, isinstance(own, Branch), self._kept_objects)
             for child, own in enumerate(self._branch.children)
         ]
         self._check_room()
@@ -268,6 +271,7 @@ class RayCluster(RealTimeCluster):
                 hand.forget()
             self._hands = []
             self._shared = self._sent_source = None
+            self._kept_objects.clear()
             self._pulling.clear()
             self._due.clear()
             opened, self._opened_with = self._opened_with, None
@@ -317,8 +321,27 @@ class RayCluster(RealTimeCluster):
 
     # One iteration
 
+    def _keep(self, keep: Keep) -> None:
+        if keep.vector is None:
+            self._share()
+            self._kept_objects[keep.version.entry] = self._shared
+        else:
+            self._kept_objects[keep.version.entry] = put((keep.vector.numpy(), np.zeros(0)))
+
+    def _kept(self) -> tuple[Tensor, Tensor]:
+        vectors = self.parameters.new_zeros(self._layout.kept, self._source.length)
+        buffers = torch.zeros(self._layout.kept, self._source.buffers, dtype=torch.float64)
+        for entry, own in self._kept_objects.items():
+            for kept, saved in zip((vectors[entry], buffers[entry]), ray.get(own), strict=True):
+                kept[: len(saved)] = torch.from_numpy(saved.copy())
+        return vectors, buffers
+
     def _want(self, orders: Sequence[Order]) -> None:
-        if orders and self._shared is None:
+        if orders:
+            self._share()
+
+    def _share(self) -> None:
+        if self._shared is None:
             self._shared = put((self.parameters.numpy(), self.buffers.numpy()))
 
     def _unwant(self, slots: Sequence[int]) -> None:
@@ -423,7 +446,7 @@ class RayCluster(RealTimeCluster):
     def _answer(self, arrival: Arrival, order: Order, time: float) -> Reply | Failure | None:
         payload, statistics, _ = arrival.cargo
         if arrival.record.sent < 0:
-            return self._inspection.examine(Reply(order, None, time, statistics))
+            return self._inspection.examine(Reply(order, None, time, statistics, arrival.record.change))
         if len(self._pulling) >= _PULLS:
             self._due.append(arrival)
             return None
@@ -445,7 +468,7 @@ class RayCluster(RealTimeCluster):
         except ray.exceptions.RayError:  # it is lost with its node
             self._queue.append(Loss(order.worker, time))
             return None
-        return self._inspection.take(order, array, time, statistics)
+        return self._inspection.take(order, array, time, statistics, arrival.record.change)
 
     def _pulled(self, arrival: Arrival) -> None:
         """A payload is here: the reply takes its turn, and the next payload may be fetched."""

@@ -25,7 +25,7 @@ from gradcode.clusters.post import Message, PlannedOrder, Record
 from gradcode.clusters.ray_connection import method, ray
 from gradcode.clusters.worker import MissingError, OrderBook
 from gradcode.delays import DelayTable
-from gradcode.protocol import Layout, Order, Scheme, Source
+from gradcode.protocol import Layout, Order, Scheme, Source, Version
 from gradcode.topology import Branch
 
 Array = npt.NDArray[Any]
@@ -114,9 +114,15 @@ class Actor:
         return Ready(os.getpid(), machine(), ray.get_runtime_context().get_node_id())
 
     @method(concurrency_group="compute", num_returns=2)
-    def carry_out(self, parameters: Any, message: Message) -> tuple[Said, Array | None]:
-        """The first thing that comes of a message, and its payload, which stays here until the master asks for it."""
+    def carry_out(
+        self, parameters: Any, message: Message, kept: Sequence[tuple[Version, Any]]
+    ) -> tuple[Said, Array | None]:
+        """The first thing that comes of a message, and its payload, which stays here until the master asks for it.
+
+        ``kept`` are the objects of the kept versions that the orders need.
+        """
         assert self._work is not None
+        self._work.offer(kept)
         self._going = self._work.go(parameters, message)
         return next(self._going)
 
@@ -190,6 +196,9 @@ class Work(Carrier):
         for told in self.carry_out(message, orders, given):
             yield self._said(told, started), self._payload(told)
 
+    def offer(self, kept: Sequence[tuple[Version, Any]]) -> None:
+        """Objects of what the master keeps."""
+
     def below(self) -> dict[int, int | None]:
         return {}
 
@@ -233,10 +242,12 @@ class _Computing(Work):
         source.bind(like, torch.zeros(source.buffers, dtype=torch.float64), setup.number)
         rows = Rows(cargo.layout, source.length, cargo.reply_dtype)
         self._source = source
-        self.memories = _Memories(source.length, cargo.dtype, setup.fresh)
-        super().__init__(
-            setup, OrderBook(setup.number, source, cargo.layout, rows, self.memories, cargo.seed, like), rows
-        )
+        self.memories, self._shelf = _Memories(source.length, cargo.dtype, setup.fresh), _Shelf()
+        book = OrderBook(setup.number, source, cargo.layout, rows, self.memories, cargo.seed, like, self._shelf)
+        super().__init__(setup, book, rows)
+
+    def offer(self, kept: Sequence[tuple[Version, Any]]) -> None:
+        self._shelf.offer(kept)
 
     def take(self, parameters: tuple[Array, Array]) -> None:
         self._source.rebind(*(torch.from_numpy(array) for array in parameters))
@@ -255,6 +266,28 @@ class Rows:
         if row not in self._rows:
             self._rows[row] = torch.zeros(self.shape[1], dtype=self.dtype)
         return self._rows[row]
+
+
+class _Shelf:
+    """What the master keeps: fetched at need, and held until its entry is another one's."""
+
+    def __init__(self) -> None:
+        self._objects: dict[Version, Any] = {}
+        self._here: dict[int, tuple[Version, tuple[Tensor, Tensor]]] = {}
+
+    def offer(self, kept: Sequence[tuple[Version, Any]]) -> None:
+        """Where these versions can be fetched from, and no others."""
+        self._objects = dict(kept)
+
+    def parameters(self, version: Version) -> tuple[Tensor, Tensor]:
+        known = self._here.get(version.entry)
+        if known is None or known[0] != version:
+            vector, buffers = ray.get(self._objects[version])
+            known = self._here[version.entry] = version, (torch.from_numpy(vector), torch.from_numpy(buffers))
+        return known[1]
+
+    def vector(self, version: Version) -> Tensor:
+        return self.parameters(version)[0]
 
 
 class _Memories:

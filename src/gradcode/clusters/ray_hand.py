@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from gradcode.clusters.post import REPLY, Message, PlannedOrder, Plans
 from gradcode.clusters.ray_actor import Ready, Said, Setup
 from gradcode.clusters.ray_connection import ray
 from gradcode.clusters.roster import Arrival
+from gradcode.protocol import Version
 
 UNFINISHED = 2  # messages at most that an actor is given before it has ended one
 
@@ -81,9 +82,18 @@ class RayHand:
         parameters: what the workers read in this iteration, in the object store.
         mail: takes what comes.
         edge: it is an edge node, which passes the parameters on as the object they are in.
+        kept: the objects in which what the master keeps is, by entry.
     """
 
-    def __init__(self, worker: int, cluster: str, parameters: Callable[[], Any], mail: Mail, edge: bool) -> None:
+    def __init__(
+        self,
+        worker: int,
+        cluster: str,
+        parameters: Callable[[], Any],
+        mail: Mail,
+        edge: bool,
+        kept: Mapping[int, Any],
+    ) -> None:
         self.worker = worker
         self.ready = False
         self.gone = False
@@ -99,6 +109,7 @@ class RayHand:
         self.reason = ""  # of the last death
         self.late = False  # in getting ready, and said to be
         self._cluster, self._parameters, self._mail, self.edge = cluster, parameters, mail, edge
+        self._kept = kept
         self._asked = 0.0
         self._plans = Plans()
         self._waiting: deque[tuple[tuple[PlannedOrder, ...], Message]] = deque()
@@ -153,7 +164,9 @@ class RayHand:
         call = Call(message, len(message.orders))
         self.calls.append(call)
         parameters = [self._parameters()] if self.edge else self._parameters()
-        record, payload = self.actor.carry_out.remote(parameters, self._plans.number(message))
+        needs: set[Version] = set().union(*(own.order(self.worker, message.serial).needs for own in message.orders))
+        kept = [(version, self._kept[version.entry]) for version in sorted(needs)]
+        record, payload = self.actor.carry_out.remote(parameters, self._plans.number(message), kept)
         self._await(record, call, payload)
         for _ in message.orders[1:]:
             record, payload = self.actor.carry_on.remote()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gradcode.clusters.carrier import DelayMode
-from gradcode.clusters.driver import ON_SHORTFALL, Ledger, OnShortfall, Wait, iterate
+from gradcode.clusters.driver import ON_SHORTFALL, Ledger, OnShortfall, Standing, Wait, iterate
 from gradcode.clusters.edge import check_edges
 from gradcode.clusters.injected import Injected, delay_table
 from gradcode.clusters.inspection import STRIKES, Inspection
@@ -28,6 +28,7 @@ from gradcode.protocol import (
     Expired,
     Failure,
     Iteration,
+    Keep,
     Layout,
     Loss,
     Order,
@@ -95,7 +96,7 @@ class RealTimeCluster(ABC):
         self._serial = -1  # of the iteration that runs; −1: none
         self._open_orders: dict[int, Order] = {}
         self._between_iterations: list[tuple[int, Record]] = []
-        self._owners: dict[int, int] = {}
+        self._standing = Standing()
         self._wanted_above: Callable[[], bool] = lambda: True  # an edge node's: whether its parent still waits
 
     def __enter__(self) -> Self:
@@ -153,6 +154,14 @@ class RealTimeCluster(ABC):
         """The text that a worker left with an error."""
 
     @abstractmethod
+    def _keep(self, keep: Keep) -> None:
+        """Keeps it for the workers."""
+
+    @abstractmethod
+    def _kept(self) -> tuple[Tensor, Tensor]:
+        """(kept, length) and (kept, buffers): all that is kept."""
+
+    @abstractmethod
     def _want(self, orders: Sequence[Order]) -> None:
         """These orders are wanted from now on."""
 
@@ -181,8 +190,8 @@ class RealTimeCluster(ABC):
         return time.monotonic() - self._opened
 
     def state_dict(self) -> dict[str, Any]:
-        """The workers' memories; real time leaves nothing else to restore."""
-        return {"memory": self.memory}
+        """The workers' memories and what is kept for them; real time leaves nothing else to restore."""
+        return {"memory": self.memory, "kept": self._kept()}
 
     def open(
         self,
@@ -208,7 +217,7 @@ class RealTimeCluster(ABC):
         try:
             self._table = self._make_table(seed if self._seed is None else self._seed)
             self._source = source
-            self._owners = {}
+            self._standing = Standing()
             self._open(source, layout, seed, like, reply_dtype, inner)
         except BaseException:
             self.close()
@@ -242,8 +251,6 @@ class RealTimeCluster(ABC):
         now = time.monotonic() - self._start_time
         self._show_failures()
         self._exclude()
-        size = self.parameters.numel() * self.parameters.element_size()
-        self._ledger.bytes_down += size * len(self._ledger.asked)
         return self._ledger.outcome(now, self._ordered, self._last, self._injected.compute, self._injected.communicate)
 
     def serve(self, scheme: Scheme, iteration: Iteration, given: float, wanted: Callable[[], bool]) -> bool:
@@ -276,7 +283,8 @@ class RealTimeCluster(ABC):
             iteration,
             self._source.statistics,
             scheme.layout.slots,
-            self._owners,
+            self._standing,
+            vector=self._source.length * self._source.itemsize,
             edges=bool(self._edges),
         )
         for worker, record in self._between_iterations:
@@ -311,6 +319,8 @@ class RealTimeCluster(ABC):
         """Says what is not wanted any more, then gives the new orders, one message per worker."""
         if wait.abandoned:
             self._unwant(wait.abandoned)
+        for keep in wait.kept:
+            self._keep(keep)
         self._injected.give(wait.orders)
         orders: dict[int, list[Order]] = {}
         # A worker whose loss the scheme has yet to hear of gets its open orders, these among them, after that.
@@ -324,7 +334,10 @@ class RealTimeCluster(ABC):
             (
                 self._hands[worker],
                 tuple(PlannedOrder.of(order) for order in mine),
-                tuple((self._injected.pace(order), self._injected.message(order)) for order in mine),
+                tuple(
+                    (self._injected.pace(order), self._injected.message(order), self._injected.message(order, False))
+                    for order in mine
+                ),
             )
             for worker, mine in orders.items()
         ]

@@ -102,7 +102,8 @@ class SimulatedCluster:
         world = World(
             self._source,
             seed,
-            like,
+            self.parameters,
+            self.buffers,
             table,
             self._losses,
             self.workers,
@@ -131,13 +132,17 @@ class SimulatedCluster:
         self._root = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The memories, and how long workers are still busy with what nobody wants (``abandon="partition"``)."""
+        """The memories, what is kept, and how long workers are still busy with what nobody wants."""
         busy = [(station.busy - (self._now - station.ended)).clip(0.0).tolist() for station in self._stations()]
-        return {"memory": self.memory, "busy": busy}
+        kept = None if self._root is None else (self._root.kept.clone(), self._root.kept_buffers.clone())
+        return {"memory": self.memory, "busy": busy, "kept": kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.memory is not None:
             self.memory.copy_(state["memory"])
+        if self._root is not None and len(self._root.kept):
+            for own, saved in zip((self._root.kept, self._root.kept_buffers), state["kept"], strict=True):
+                own.copy_(saved)
         for station, busy in zip(self._stations(), state.get("busy", ()), strict=False):
             station.busy, station.ended = np.array(busy, dtype=np.float64), self._now
 
@@ -166,8 +171,6 @@ class SimulatedCluster:
                     )
                 run.step()
         self._now += run.now
-        size = self.parameters.numel() * self.parameters.element_size()
-        run.ledger.bytes_down += size * len(run.ledger.asked)
         injected = run.injected
         return run.ledger.outcome(run.now, run.sending, time.monotonic(), injected.compute, injected.communicate)
 

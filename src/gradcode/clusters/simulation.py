@@ -14,15 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradcode.clusters.driver import Ledger, OnShortfall, Wait, below, iterate
+from gradcode.clusters.driver import Ledger, OnShortfall, Standing, Wait, below, iterate
 from gradcode.clusters.edge import EdgeNode
 from gradcode.clusters.injected import Injected
 from gradcode.clusters.inspection import Inspection
 from gradcode.clusters.once import Once
+from gradcode.clusters.past import SharedShelf
 from gradcode.clusters.worker import Answer, MissingError, OrderBook, SharedMemories
 from gradcode.delays import DelayTable
 from gradcode.errors import GradcodeError, NonFiniteLoss
-from gradcode.protocol import Event, Expired, Failure, Iteration, Layout, Loss, Order, Reply, Scheme, Work
+from gradcode.protocol import Event, Expired, Failure, Iteration, Keep, Layout, Loss, Order, Reply, Scheme, Work
 from gradcode.topology import Branch
 
 _REPLY, _LOSS, _DEADLINE = range(3)
@@ -43,7 +44,8 @@ class World:
 
     source: Once
     seed: int
-    like: Tensor
+    parameters: Tensor
+    buffers: Tensor
     table: DelayTable | None
     losses: Sequence[ScriptedLoss]
     workers: int
@@ -66,14 +68,17 @@ class Station:
     def __init__(
         self, world: World, branch: Branch, layout: Layout, inner: Sequence[Scheme | None], reply_dtype: torch.dtype
     ) -> None:
-        source, like = world.source, world.like
+        source, like = world.source, world.parameters
         self.world, self.branch, self.layout = world, branch, layout
         self.relayed = branch.edge < 0 and not branch.edges  # if there are edge nodes, they only pass messages on
         items, pitch = layout.row_shape(source.length, reply_dtype.itemsize)
         row_dtype = reply_dtype if layout.codec is None else torch.uint8
         self.rows = torch.zeros(layout.rows, pitch, dtype=row_dtype)[:, :items]
         self.memory = like.new_zeros(layout.memory, 2, source.length) if layout.memory else None
+        self.kept = like.new_zeros(layout.kept, source.length)
+        self.kept_buffers = torch.zeros(layout.kept, source.buffers, dtype=torch.float64)
         memories = None if self.memory is None else SharedMemories(self.memory)
+        shelf = SharedShelf(self.kept, self.kept_buffers) if layout.kept else None
         self.books = [
             OrderBook(
                 child.edge if isinstance(child, Branch) else child,
@@ -83,6 +88,7 @@ class Station:
                 memories,
                 world.seed,
                 like,
+                shelf,
             )
             for child in branch.children
         ]
@@ -98,7 +104,7 @@ class Station:
         self.busy = np.zeros(len(branch.children))  # seconds after the end of its last run, which was
         self.ended = 0.0  # on the cluster's clock
         self.back = np.zeros(len(branch.children))  # when those that were lost have been started again
-        self.owners: dict[int, int] = {}
+        self.standing = Standing()
         edges = [child for child, node in enumerate(self.nodes) if node is not None]
         self.inspection = Inspection(self.books[0], edges)
 
@@ -109,6 +115,13 @@ class Station:
     def away(self, now: float) -> tuple[int, ...]:
         """Those of them that are being started again."""
         return tuple(child for child in self.alive() if self.back[child] > now)
+
+    def keep(self, keep: Keep) -> None:
+        """Keeps it for the workers."""
+        entry, world = keep.version.entry, self.world
+        self.kept[entry].copy_(world.parameters if keep.vector is None else keep.vector)
+        if keep.vector is None:
+            self.kept_buffers[entry].copy_(world.buffers)
 
     def forget(self, back: float) -> None:
         """An edge node is lost, and its children with it, until ``back``."""
@@ -132,6 +145,7 @@ class _Hand:
     began: float = 0.0
     computed: float = 0.0
     pace: float = 0.0
+    answer: Answer | None = None  # computed beforehand
     ticket: int = -1
     run: Run | None = None  # of an edge node that is at it
 
@@ -156,7 +170,8 @@ class Run:
             iteration,
             world.source.statistics,
             scheme.layout.slots,
-            station.owners,
+            station.standing,
+            vector=world.parameters.numel() * world.parameters.element_size(),
             edges=any(station.nodes),
         )
         self.injected = Injected(world.table, iteration.number, station.branch, station.relayed, station.books[0])
@@ -235,6 +250,8 @@ class Run:
             self.stop()
             return
         self._abandon(self._wait.abandoned)
+        for keep in self._wait.kept:
+            self.station.keep(keep)
         self._give(self._wait.orders)
 
     # Orders
@@ -260,9 +277,15 @@ class Run:
             return
         book = self.station.books[child]
         book.begin(order.serial)
-        hand.load = book.load(order, [other for message, other in hand.queue if message == hand.message])
+        later = [other for message, other in hand.queue if message == hand.message]
+        hand.load = book.load(order, later)
         hand.computed = hand.began + (hand.load * hand.pace if hand.load else 0.0)
-        self._due_at(child, hand.computed + self.injected.message(order))
+        sent = True
+        if order.compare is not None and order.compare.threshold is not None:
+            # Whether there is anything to send says how long it takes to say so.
+            hand.answer = book.carry_out(order, self.iteration.number, _always, later)
+            sent = hand.answer is not None and hand.answer.sent is not None
+        self._due_at(child, hand.computed + self.injected.message(order, sent))
 
     def _due_at(self, child: int, finish: float) -> None:
         hand = self.hands[child]
@@ -281,7 +304,9 @@ class Run:
         if answer is None:
             return message
         payload = self.station.books[child].payload(order, answer.sent)
-        return self.station.inspection.examine(Reply(order, payload, self.now - self.start, answer.statistics))
+        return self.station.inspection.examine(
+            Reply(order, payload, self.now - self.start, answer.statistics, answer.change)
+        )
 
     def _answer(self, child: int, order: Order) -> tuple[Answer | None, Failure]:
         hand, book, node = self.hands[child], self.station.books[child], self.station.nodes[child]
@@ -296,6 +321,9 @@ class Run:
             assert station is not None
             return node.answer(order, hand.run.ledger, station.rows, self.station.rows[order.row]), _UNUSED
         self.ledger.computations += hand.load
+        if hand.answer is not None:
+            answer, hand.answer = hand.answer, None
+            return answer, _UNUSED
         later = [other for message, other in hand.queue if message == hand.message]
         try:
             return book.carry_out(order, self.iteration.number, _always, later), _UNUSED
@@ -349,6 +377,7 @@ class Run:
         hand.queue.clear()
         self._stop_below(child)
         hand.order, hand.run, hand.ticket, hand.free = None, None, -1, self.now + self.world.restart
+        hand.answer = None
         station.back[child] = self.day + hand.free
         station.books[child].forget()
         lower = station.below[child]
@@ -381,7 +410,7 @@ class Run:
         if elapsed > 0:
             self.ledger.work.append(self._work(child, hand.began, hand.free, "abandon"))
             self.ledger.computations += done
-        hand.order, hand.run, hand.ticket = None, None, -1
+        hand.order, hand.run, hand.answer, hand.ticket = None, None, None, -1
 
     def _work(self, child: int, began: float, ended: float, kind: str) -> Work:
         return Work(child, began - self.start, ended - self.start, kind)

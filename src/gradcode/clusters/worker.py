@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradcode.protocol import Block, Coefficient, Floats, Layout, Order, Source
+from gradcode.clusters.past import PastGradients, Shelf, add
+from gradcode.protocol import Block, Floats, Layout, Order, Source
 
 
 class EndOfPartition(Protocol):
@@ -32,6 +33,7 @@ class Answer:
     order: Order
     sent: int | None
     statistics: Floats
+    change: float = float("nan")
 
 
 class Rows(Protocol):
@@ -88,6 +90,7 @@ class OrderBook:
         memory: what it remembers, or None.
         seed: the session's, part of a codec's key.
         like: any tensor of the gradient's dtype on the CPU.
+        shelf: where it finds what the master keeps, or None.
     """
 
     def __init__(
@@ -99,9 +102,11 @@ class OrderBook:
         memory: Memories | None,
         seed: int,
         like: Tensor,
+        shelf: Shelf | None = None,
     ) -> None:
         self.worker, self.source, self.layout, self.seed = worker, source, layout, seed
         self.rows, self.memory, self.like = rows, memory, like
+        self._past = PastGradients(source, shelf, like)
         self.computed = 0.0
         self._serial = -1
         self._held: dict[int, tuple[Tensor, Floats]] = {}
@@ -125,6 +130,7 @@ class OrderBook:
         self._held.clear()
         self._kept.clear()
         self._partitions.clear()
+        self._past.forget()
         self._sum = None
 
     @property
@@ -144,12 +150,14 @@ class OrderBook:
     def load(self, order: Order, later: Collection[Order] = ()) -> float:
         """Partitions that ``order`` makes this worker compute: all, but those another order has left for it.
 
-        Those of which only a block is needed, by this order and ``later`` ones of its message, count by their cost.
+        Those of which only a block is needed, by this order and ``later`` ones of its message, count by their cost;
+        past gradients count if they are not remembered.
         """
+        more = self._past.missing(order)
         if self._direct(order):
-            return float(len(order.combination))
+            return float(len(order.combination) + more)
         fresh = [partition for partition in order.combination if not self._knows(partition)]
-        return float(sum(self._cost(self._needed(order, partition, later)) for partition in fresh))
+        return float(sum(self._cost(self._needed(order, partition, later)) for partition in fresh) + more)
 
     def _needed(self, order: Order, partition: int, later: Collection[Order]) -> Block | None:
         """The coordinates of a partition's gradient that are to be computed now; None: all."""
@@ -194,7 +202,8 @@ class OrderBook:
 
     def _direct(self, order: Order) -> bool:
         plain = order.codec is None and order.block is None and not order.hold and self.layout.fold == 1
-        return plain and order.combination.real and self.rows.dtype == self.like.dtype
+        alone = not order.subtract and order.remember is None
+        return plain and alone and order.combination.real and self.rows.dtype == self.like.dtype
 
     def _straight(self, order: Order, number: int, end_of_partition: EndOfPartition) -> Answer | None:
         out = self.rows[order.row]
@@ -207,7 +216,10 @@ class OrderBook:
                 return None
         self.source.finish(out)
         out[self.source.length :].zero_()
-        return Answer(order, out.shape[0] * out.element_size(), statistics)
+        found = self._past.compare(order, out, self._counting(order, end_of_partition))
+        if found is None:
+            return None
+        return Answer(order, out.shape[0] * out.element_size() if found.send else None, statistics, found.change)
 
     def _through_scratch(
         self, order: Order, number: int, end_of_partition: EndOfPartition, later: Collection[Order]
@@ -225,9 +237,12 @@ class OrderBook:
             fresh = not self._knows(partition)
             block = self._needed(order, partition, later)
             gradient, statistics[index] = self._gradient(number, partition, block, keep=partition in needed)
-            self._add(vector, gradient[start:ends], coefficient)
+            add(vector, gradient[start:ends], coefficient, self.source.length)
             if fresh and not end_of_partition(order, self._cost(block)):
                 return None
+            if order.remember is not None:
+                # Not before: an order that is not wanted any more may have read parameters in the middle of a step.
+                self._past.remember(partition, order.remember, number, gradient)
         for partition in [j for j in self._partitions if j not in needed]:
             del self._partitions[partition]
         if order.hold:
@@ -235,7 +250,24 @@ class OrderBook:
             if list(order.combination.values()) == [1.0]:
                 self._kept[next(iter(order.combination))] = order.slot
             return Answer(order, None, statistics)
-        return self._answer(order, number, vector, statistics, start)
+        counting = self._counting(order, end_of_partition)
+        found = self._past.compare(order, vector, counting)
+        if found is None:
+            return None
+        if not found.send:
+            return Answer(order, None, statistics, found.change)
+        if not self._past.subtract(order, vector, counting):
+            return None
+        return self._answer(order, number, vector, statistics, start, found.change)
+
+    def _counting(self, order: Order, end_of_partition: EndOfPartition) -> Callable[[], bool]:
+        """Counts a past gradient that was computed again, and says whether ``order`` is still wanted."""
+
+        def counting() -> bool:
+            self.computed += 1
+            return end_of_partition(order)
+
+        return counting
 
     def _gradient(self, number: int, partition: int, block: Block | None, keep: bool) -> tuple[Tensor, Floats]:
         """A partition's gradient, of which ``block`` is right, and the rest may be anything."""
@@ -261,24 +293,6 @@ class OrderBook:
         """Whether the partition's gradient lies here, from another order of this iteration."""
         return partition in self._partitions or self._kept.get(partition) in self._held
 
-    def _add(self, vector: Tensor, gradient: Tensor, coefficient: Coefficient) -> None:
-        """Adds coefficient·gradient; with a packed layout the halves of the gradient are one complex vector.
-
-        With a tuple of coefficients: Σ_q coefficient[q]·(part q of the gradient).
-        """
-        if isinstance(coefficient, tuple):
-            width = vector.shape[0]
-            for q, own in enumerate(coefficient):
-                part = gradient[q * width : min((q + 1) * width, self.source.length)]
-                vector[: part.shape[0]].add_(part, alpha=own)
-            return
-        length = gradient.shape[0]
-        vector[:length].add_(gradient, alpha=coefficient.real)
-        if isinstance(coefficient, complex):
-            half = (length + 1) // 2
-            vector[:half][: length - half].sub_(gradient[half:], alpha=coefficient.imag)
-            vector[half : 2 * half].add_(gradient[:half], alpha=coefficient.imag)
-
     def _add_grants(self, order: Order) -> None:
         for slot in order.granted:
             if slot not in self._held:
@@ -286,13 +300,21 @@ class OrderBook:
             vector, _ = self._held.pop(slot)
             self._sum = vector if self._sum is None else self._sum.add_(vector)
 
-    def _answer(self, order: Order, number: int, vector: Tensor, statistics: Floats, begins: int = 0) -> Answer:
+    def _answer(
+        self,
+        order: Order,
+        number: int,
+        vector: Tensor,
+        statistics: Floats,
+        begins: int = 0,
+        change: float = float("nan"),
+    ) -> Answer:
         """``vector`` holds the coordinates from ``begins`` on."""
         start, stop = order.block or (0, vector.shape[0])
         row, part = self.rows[order.row], vector[start - begins : stop - begins]
         if order.codec is None:
             row[start:stop].copy_(part)
-            return Answer(order, part.shape[0] * row.element_size(), statistics)
+            return Answer(order, part.shape[0] * row.element_size(), statistics, change)
         read = written = None
         if order.codec.remembers:
             if self.memory is None:
@@ -301,9 +323,8 @@ class OrderBook:
             written = self.memory.write(order.row, 1 - order.memory)[start:stop]
         size, begin = order.codec.size(stop - start, vector.element_size()), self._begin_of(order)
         key = (self.seed, number, self.worker)
-        if not order.codec.encode(part, row[begin : begin + size], read, written, key):
-            return Answer(order, None, statistics)
-        return Answer(order, size, statistics)
+        sent = order.codec.encode(part, row[begin : begin + size], read, written, key)
+        return Answer(order, size if sent else None, statistics, change)
 
     def _begin_of(self, order: Order) -> int:
         """The byte of its row at which the answer begins."""

@@ -55,6 +55,9 @@ class WaitingForAll:
         return float(self._uncoded.duration(compute, communicate)[0])
 
 
+_COUNTED = ("bytes_up", "bytes_down", "uploads", "notices", "downloads", "computations", "overruns")
+
+
 class Summary:
     """A listener that adds up what the reports say.
 
@@ -72,7 +75,7 @@ class Summary:
         self.refused: dict[int, int] = {}
         self.workers = 0
         self.last: dict[str, Any] = {}
-        self._totals = dict.fromkeys(("bytes_up", "bytes_down", "computations", "overruns"), 0)
+        self._totals = dict.fromkeys(_COUNTED, 0)
         self._inexact = 0
         self._worst = 0.0
         self._bounds = dict.fromkeys(("order_statistic", "fluid"), 0.0)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gradcode.errors import GradcodeWarning
-from gradcode.protocol import Abandon, Floats, Iteration, Order, Reply, Scheme
+from gradcode.protocol import Abandon, Action, Floats, Iteration, Order, Reply, Scheme
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -200,7 +200,7 @@ class Elastic:
         self.done, self.deadline = self.present.done, self.present.deadline
         return actions
 
-    def _translate(self, actions: Iterable[Order | Abandon]) -> list[Order | Abandon]:
+    def _translate(self, actions: Iterable[Action]) -> list[Order | Abandon]:
         """The present scheme's actions with workers, slots and rows as the cluster numbers them."""
         translated: list[Order | Abandon] = []
         for action in actions:
@@ -209,7 +209,7 @@ class Elastic:
                 row = worker * self._rows_each + self._fitted.place(action)
                 self._open[slot] = action
                 translated.append(replace(action, worker=worker, slot=slot, row=row))
-            else:
+            elif isinstance(action, Abandon):
                 slots = tuple(self._offset + slot for slot in action.slots)
                 for slot in slots:
                     self._open.pop(slot, None)
@@ -354,6 +354,11 @@ def _check_alone(scheme: Scheme, number: int) -> None:
         )
     if scheme.workers != number:
         raise ValueError(f"build({number}) gave {scheme!r}, which is for {scheme.workers} workers, not {number}")
+    if scheme.layout.stale or scheme.layout.kept:
+        raise ValueError(
+            f"{scheme!r} cannot be elastic: its gradient holds what workers have sent in earlier iterations, which a "
+            f"scheme for another number of workers does not have"
+        )
     if scheme.layout.memory:
         raise ValueError(
             f"{scheme!r} cannot be elastic: its workers remember (layout.memory={scheme.layout.memory}), and what a "

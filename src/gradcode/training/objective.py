@@ -217,6 +217,18 @@ class ModelObjective:
             self._local = parameters
             self._look()
 
+    @contextmanager
+    def visit(self, parameters: Tensor, buffers: Tensor) -> Iterator[None]:
+        """Reads from these tensors within the block; see ``Source``."""
+        before = self._shared, self._shared_buffers
+        self.rebind(parameters, buffers)
+        self.refresh()
+        try:
+            yield
+        finally:
+            self.rebind(*before)
+            self.refresh()
+
     def _look(self) -> None:
         """Makes the model's parameters views of the vector that is read."""
         for parameter, view in zip(self.trainable, self.split(self._local), strict=True):

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Self
 
@@ -145,6 +147,15 @@ class LinearObjective(ABC):
 
     def refresh(self) -> None:
         self._together = None
+
+    @contextmanager
+    def visit(self, parameters: Tensor, buffers: Tensor) -> Iterator[None]:
+        before = self._theta, self._together
+        self._theta, self._together = parameters, None
+        try:
+            yield
+        finally:
+            self._theta, self._together = before
 
     def prepare(self, number: int) -> None:
         self._together = self._of(self._theta, slice(None))

@@ -69,8 +69,7 @@ class Sampling:
         cuts = np.concatenate(([0], np.cumsum(share)))
         self._bounds = np.rint(samples * cuts / batch_size).astype(np.int64)
         self._shards = np.diff(self._bounds)
-        self._orders_of = -1
-        self._orders: dict[int, Indices] = {}
+        self._orders: dict[int, dict[int, Indices]] = {}  # epoch -> partition -> order
         if mode == "global":
             self.iterations = samples // batch_size if drop_last else -(-samples // batch_size)
         elif drop_last:
@@ -115,17 +114,20 @@ class Sampling:
         return np.sort(_shuffled(self.seed, self.samples)[start:stop])
 
     def _order(self, epoch: int, partition: int) -> Indices:
-        """The order of one shard in one epoch, kept while the epoch lasts; partition −1 is the whole dataset."""
-        if self._orders_of != epoch:
-            self._orders_of, self._orders = epoch, {}
-        if partition not in self._orders:
+        """The order of one shard in one epoch, kept for two epochs; partition −1 is the whole dataset."""
+        if epoch not in self._orders:
+            # Gradients of the epoch before are asked for now and then.
+            self._orders = {known: orders for known, orders in self._orders.items() if known == max(self._orders)}
+            self._orders[epoch] = {}
+        orders = self._orders[epoch]
+        if partition not in orders:
             shard = np.arange(self.samples)
             if partition >= 0:
                 start, stop = self._bounds[partition : partition + 2]
                 shard = _shuffled(self.seed, self.samples)[start:stop]
             rng = np.random.default_rng([self.seed & _MASK, 1, epoch, partition + 1])
-            self._orders[partition] = rng.permutation(shard)
-        return self._orders[partition]
+            orders[partition] = rng.permutation(shard)
+        return orders[partition]
 
     def _cuts(self, size: int) -> Indices:
         cuts: Indices = np.rint(size * np.concatenate(([0], np.cumsum(self._share))) / self.batch_size).astype(np.int64)
