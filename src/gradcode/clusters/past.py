@@ -64,7 +64,8 @@ class PastGradients:
 
     def missing(self, order: Order) -> int:
         """Past gradients that ``order`` would have computed."""
-        return sum(_key(past) not in self._known for past in (*_compared(order), *order.subtract))
+        compared = [past for past in _compared(order) if past not in order.subtract]
+        return sum(_key(past) not in self._known for past in (*compared, *order.subtract))
 
     def forget(self) -> None:
         self._known.clear()
@@ -87,7 +88,7 @@ class PastGradients:
             if self._reference is None or self._reference.shape != vector.shape:
                 self._reference = self._like.new_empty(vector.shape[0])
             reference = self._reference.zero_()
-            if not self._add(reference, wanted, 1.0, computed, remember=False):
+            if not self._add(reference, wanted, 1.0, order, computed):
                 return None
         change = _squared_distance(vector[: reference.shape[0]], reference)
         threshold = order.compare.threshold
@@ -96,7 +97,7 @@ class PastGradients:
 
     def subtract(self, order: Order, vector: Tensor, computed: Callable[[], bool]) -> bool:
         """Takes past gradients off ``vector``; False: the order was abandoned on the way."""
-        if not self._add(vector, order.subtract, -1.0, computed, remember=True):
+        if not self._add(vector, order.subtract, -1.0, order, computed):
             return False
         if order.remember is not None:
             # Until the master has used the answer, the gradients taken off may be asked for again; others not.
@@ -107,7 +108,7 @@ class PastGradients:
         return True
 
     def _add(
-        self, vector: Tensor, terms: Sequence[Past], sign: float, computed: Callable[[], bool], remember: bool
+        self, vector: Tensor, terms: Sequence[Past], sign: float, order: Order, computed: Callable[[], bool]
     ) -> bool:
         for past in terms:
             assert not isinstance(past.coefficient, tuple)
@@ -117,7 +118,7 @@ class PastGradients:
             if known is None:
                 if not computed():
                     return False
-                if remember:
+                if past in order.subtract:
                     self.remember(past.partition, past.at, past.number, gradient)
         return True
 

@@ -191,7 +191,9 @@ class RealTimeCluster(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """The workers' memories and what is kept for them; real time leaves nothing else to restore."""
-        return {"memory": self.memory, "kept": self._kept()}
+        memory = self.memory
+        kept = tuple(own.clone() for own in self._kept())
+        return {"memory": None if memory is None else memory.clone(), "kept": kept}
 
     def open(
         self,

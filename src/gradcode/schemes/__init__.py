@@ -10,6 +10,9 @@ hierarchical   a row of an outer code per edge node, which decodes it from its w
 block_coord.   blocks of rows of encoding matrices that tolerate more along the way, wait until each is decodable
 partial        one chunk after the other, held; then one message each of what was finished, with coefficients for it
 greedy         edge nodes without redundancy, wait for the quickest at both levels, rescale
+grouping       fractional repetition, the first of each group ends the others' work
+lag, glag      a worker's or a group's gradient only if it has changed; else the one it sent last
+lagc           coded sums of the changes of those partitions that have changed
 =============  ==================================================================================================
 
 ``elastic`` wraps any of them: it is rebuilt for the workers that are there.
@@ -17,12 +20,15 @@ greedy         edge nodes without redundancy, wait for the quickest at both leve
 A new method is one file here that registers its constructor with :func:`gradcode.schemes.registry.scheme`.
 """
 
+from gradcode.schemes import lazy
 from gradcode.schemes.block_coordinate import BlockCoordinate, block_coordinate
 from gradcode.schemes.bounds import fluid_bound
 from gradcode.schemes.coded import Coded, coded, uncoded
 from gradcode.schemes.elastic import Elastic, elastic
 from gradcode.schemes.fastest import Fastest, fastest
+from gradcode.schemes.grouping import Grouping, grouping
 from gradcode.schemes.hierarchical import Greedy, Hierarchical, greedy, hierarchical
+from gradcode.schemes.lazy import glag, lag, lagc
 from gradcode.schemes.partial import PartialStragglers, partial
 from gradcode.schemes.registry import SchemeEntry, available, by_name
 
@@ -32,6 +38,7 @@ __all__ = [
     "Elastic",
     "Fastest",
     "Greedy",
+    "Grouping",
     "Hierarchical",
     "PartialStragglers",
     "SchemeEntry",
@@ -42,8 +49,13 @@ __all__ = [
     "elastic",
     "fastest",
     "fluid_bound",
+    "glag",
     "greedy",
+    "grouping",
     "hierarchical",
+    "lag",
+    "lagc",
+    "lazy",
     "partial",
     "uncoded",
 ]

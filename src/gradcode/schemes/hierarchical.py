@@ -12,7 +12,7 @@ from itertools import accumulate
 import numpy as np
 
 from gradcode.codes import HierarchicalCode
-from gradcode.protocol import Abandon, Coefficient, Floats, Iteration, Order, Reply
+from gradcode.protocol import Action, Coefficient, Floats, Iteration, Reply
 from gradcode.schemes.coded import Coded
 from gradcode.schemes.registry import scheme
 from gradcode.schemes.rows import RowScheme, Weights
@@ -103,11 +103,11 @@ class Greedy(RowScheme):
         per_edge, edges, workers = self._given
         return f"greedy(workers_per_edge={per_edge}, edge_stragglers={edges}, worker_stragglers={workers})"
 
-    def start(self, iteration: Iteration) -> Sequence[Order | Abandon]:
+    def start(self, iteration: Iteration) -> Sequence[Action]:
         self._in = set()
         return super().start(iteration)
 
-    def receive(self, reply: Reply) -> Sequence[Order | Abandon]:
+    def receive(self, reply: Reply) -> Sequence[Action]:
         for partition, values in zip(reply.order.combination, reply.statistics, strict=True):
             if not np.isnan(values).all():
                 self._in.add(partition)

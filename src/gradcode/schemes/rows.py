@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradcode.protocol import (
-    Abandon,
+    Action,
     Coefficient,
     Combination,
     Floats,
@@ -92,7 +92,7 @@ class RowScheme(ABC):
     def _completion(self, finish: Floats) -> Floats:
         """(samples, N) times of the rows -> (samples,) the first time at which they suffice; inf: never."""
 
-    def start(self, iteration: Iteration) -> Sequence[Order | Abandon]:
+    def start(self, iteration: Iteration) -> Sequence[Action]:
         self.done, self._late, self._iteration = False, False, iteration
         self._arrived = set()
         combinations = self._combinations(iteration.target)
@@ -102,16 +102,16 @@ class RowScheme(ABC):
             if combinations[worker]
         ]
 
-    def receive(self, reply: Reply) -> Sequence[Order | Abandon]:
+    def receive(self, reply: Reply) -> Sequence[Action]:
         assert self._iteration is not None
         self._arrived.add(reply.order.worker)
         self.done = self._late or self._suffice(self._arrived, self._iteration)
         return ()
 
-    def lose(self, worker: int) -> Sequence[Order | Abandon]:
+    def lose(self, worker: int) -> Sequence[Action]:
         return ()
 
-    def expire(self) -> Sequence[Order | Abandon]:
+    def expire(self) -> Sequence[Action]:
         self._late = True
         self.done = bool(self._arrived)
         return ()

@@ -38,6 +38,7 @@ class LinearObjective(ABC):
 
     buffers = 0
     separable = True
+    _curvature = 1.0  # a bound on ℓ''
 
     def __init__(
         self,
@@ -90,6 +91,30 @@ class LinearObjective(ABC):
     def gradient(self, theta: Tensor) -> Tensor:
         """Its gradient at ``theta``, (L,)."""
         return self._of(theta, slice(None))[0].sum(0)
+
+    def smoothness(self, groups: int | None = None) -> Floats:
+        """L_v of the sum of the gradients of each group of partitions, (groups,).
+
+        The largest eigenvalue of c·X_vᵀX_v/n + (n_v/n)·λ, where c bounds ℓ'': 1 for least squares, ¼ for logistic
+        regression. What lazy schemes on the server's side want to be given; with ``groups=1`` L of the whole.
+
+        Args:
+            groups: runs of partitions of nearly equal length; None: every partition by itself.
+
+        Raises:
+            ValueError: there are fewer partitions.
+        """
+        number = self.partitions if groups is None else groups
+        if not 1 <= number <= self.partitions:
+            raise ValueError(f"groups={groups} must be from 1 to the {self.partitions} partitions")
+        cuts = [self.partitions * group // number for group in range(number + 1)]
+        constants = []
+        for start, stop in pairwise(cuts):
+            rows = self._rows[start:stop].reshape(-1, self.length).double()
+            largest = float(torch.linalg.matrix_norm(rows, 2)) ** 2
+            share = float(self._counts[start:stop].sum()) * self.regularisation
+            constants.append((self._curvature * largest + share) / self.samples)
+        return np.array(constants)
 
     def _of(self, theta: Tensor, chosen: slice, columns: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Gradients (k, columns) and losses (k,) of some partitions, each times n_j/n."""
@@ -215,6 +240,8 @@ class Logistic(LinearObjective):
     >>> objective.gradient(torch.zeros(2, dtype=torch.float64)).tolist()
     [-0.25, 0.25]
     """
+
+    _curvature = 0.25
 
     def __init__(
         self,

@@ -1,0 +1,121 @@
+"""The lazy rule: a gradient that has changed less than the last steps moved the parameters need not be sent again."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradcode.errors import GradcodeError, GradcodeWarning
+from gradcode.protocol import Step
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FEW = 4
+"""Voters below which Σ_d ξ_d ≥ 1 has been seen not to converge (lagc.md 9.4)."""
+
+
+class Rule:
+    """threshold_k = Σ_d ξ_d·Δ_d / (α²V²), Δ_d = ‖θ^{k+1−d} − θ^{k−d}‖² (lagc.md 4; read in the authors' LAG code).
+
+    If no voter's stored gradient is further from its present one than √threshold, the gradient that is used is off by
+    at most √(Σ_d ξ_d·Δ_d)/α, whatever V is (DERIVED there).
+
+    Under plain SGD Δ_d/α² is ‖∇^{k−d}‖², the squared norm of the gradient that was used. For another optimizer, or if
+    it is not known, that is what the threshold is made of (OURS): steps of Adam, say, are of α's size whatever the
+    gradient's is, and the threshold would have no bounds. No guarantee is known for it.
+
+    Args:
+        voters: V.
+        xi: ξ, one number for D = 10 steps, or D numbers, the newest first; ≥ 0. 0: a voter is selected if anything has
+            changed.
+        step_size: α; None: the learning rate of the session's optimizer.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(self, voters: int, xi: float | Sequence[float], step_size: float | None) -> None:
+        weights = np.full(10, xi, dtype=np.float64) if np.ndim(xi) == 0 else np.asarray(xi, dtype=np.float64)
+        if not len(weights) or not np.all((weights >= 0) & np.isfinite(weights)):
+            raise ValueError(f"xi={xi!r} must be a number, 0 or more, or one for each of the last steps")
+        if step_size is not None and not step_size > 0:
+            raise ValueError(f"step_size={step_size!r} must be positive, or None for the optimizer's learning rate")
+        self.voters, self.xi, self.step_size = voters, weights, step_size
+        self.history = len(weights)
+        self._norms: deque[float] = deque(maxlen=self.history)  # ‖∇‖² of the last iterations, the newest first
+        self._warned = False
+        total = float(weights.sum())
+        if total >= 1 and voters < FEW:
+            warnings.warn(
+                f"xi adds up to {total:g} with {voters} voters: training may not converge; take less than 1 in all "
+                f"(safe_step says which step size is then safe), or at least {FEW} voters",
+                GradcodeWarning,
+                stacklevel=4,
+            )
+
+    def __repr__(self) -> str:
+        same = len(set(self.xi.tolist())) == 1
+        xi = f"{self.xi[0]:g}" if same and self.history == 10 else str(self.xi.tolist())
+        return f"xi={xi}" + ("" if self.step_size is None else f", step_size={self.step_size:g}")
+
+    def threshold(self, step: Step) -> float:
+        """What the squared change of a voter's gradient must pass.
+
+        Raises:
+            GradcodeError: the step size is not positive.
+        """
+        rate = step.learning_rate if self.step_size is None else self.step_size
+        if step.plain or (step.plain is None and self.step_size is not None):
+            if not rate > 0:
+                raise GradcodeError(f"the learning rate is {rate}: the lazy rule divides by it; give step_size=")
+            sizes = np.array(step.displacements[: self.history]) / rate**2
+        else:
+            self._warn(step)
+            sizes = np.array(self._norms)
+        return float(self.xi[: len(sizes)] @ sizes) / self.voters**2
+
+    def note(self, gradient: Tensor) -> None:
+        """The gradient that this iteration uses."""
+        self._norms.appendleft(float(gradient.double().square().sum()))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"norms": list(self._norms)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._norms = deque(state["norms"], maxlen=self.history)
+
+    def _warn(self, step: Step) -> None:
+        if step.plain is False and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "lazy aggregation is proved for plain SGD only; with this optimizer its threshold is made of the norms "
+                "of the last gradients, without a guarantee: compare the accuracy with that of schemes.uncoded",
+                GradcodeWarning,
+                stacklevel=2,
+            )
+
+
+def safe_step(smoothness: float, xi: float | Sequence[float]) -> float:
+    """The largest step size for which descent is proved: (1 − Σ_d ξ_d) / L (DERIVED, lagc.md 7).
+
+    Args:
+        smoothness: L of the whole objective.
+        xi: as that of the schemes: a number for 10 steps, or one for each.
+
+    Raises:
+        ValueError: L is not positive, or the ξ add up to 1 or more: no step is then known to be safe.
+
+    >>> safe_step(4.0, [0.25, 0.25])
+    0.125
+    """
+    total = float(10 * xi) if isinstance(xi, int | float) else float(np.sum(xi))
+    if not smoothness > 0:
+        raise ValueError(f"smoothness={smoothness!r} must be positive")
+    if not 0 <= total < 1:
+        raise ValueError(f"xi={xi!r} adds up to {total:g}, which must be 0 or more and below 1 for a step to be safe")
+    return (1 - total) / smoothness
