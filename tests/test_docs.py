@@ -230,6 +230,7 @@ BESIDE = {
     ("protocol", "topology"),
     ("topology", "protocol"),
     ("trainer", "session"),
+    ("planning", "session"),
 }
 
 

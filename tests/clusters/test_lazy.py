@@ -92,7 +92,7 @@ class Training:
         """Partitions whose gradients are of this iteration."""
         chosen = self.scheme.selected
         if isinstance(self.scheme, schemes.lazy.Innovations):
-            return set(range(WORKERS)) if self.scheme._whole else set(chosen)
+            return set(range(WORKERS)) if self.scheme.whole else set(chosen)
         each = WORKERS // self.scheme.groups
         return {group * each + j for group in chosen for j in range(each)}
 

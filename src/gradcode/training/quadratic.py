@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Self
@@ -28,7 +28,7 @@ class LinearObjective(ABC):
     Args:
         features: (n, L).
         targets: (n,).
-        partitions: K, at most n.
+        partitions: K, at most n, for nearly equal numbers of rows; or the number of rows of each, at least 1, in order.
         regularisation: λ ≥ 0.
         dtype: of the arithmetic.
 
@@ -44,7 +44,7 @@ class LinearObjective(ABC):
         self,
         features: npt.ArrayLike,
         targets: npt.ArrayLike,
-        partitions: int,
+        partitions: int | Sequence[int],
         regularisation: float = 0.0,
         dtype: torch.dtype = torch.float64,
     ) -> None:
@@ -53,23 +53,21 @@ class LinearObjective(ABC):
             raise ValueError(
                 f"features {tuple(rows.shape)} and targets {tuple(values.shape)} must have shapes (n, L) and (n,)"
             )
-        if not 1 <= partitions <= len(rows):
-            raise ValueError(f"partitions={partitions} must be from 1 to the {len(rows)} samples")
+        cuts = _cuts(partitions, len(rows))
         if not regularisation >= 0:
             raise ValueError(f"regularisation={regularisation} must not be negative")
         self.samples, self.length = rows.shape
-        self.partitions, self.regularisation, self.dtype = partitions, regularisation, dtype
+        self.partitions, self.regularisation, self.dtype = len(cuts) - 1, regularisation, dtype
         self.itemsize = dtype.itemsize
         self.statistics = 2
         self.model = _Vector(self.length, dtype)
         self.trainable: list[nn.Parameter] = [self.model.theta]
-        cuts = np.rint(np.linspace(0, self.samples, partitions + 1)).astype(np.int64)
         self._sizes: npt.NDArray[np.int64] = np.diff(cuts)
         # (K, m, L) and (K, m): partitions of unequal size are filled up with rows that count for nothing.
         longest = int(self._sizes.max())
-        self._rows = rows.new_zeros(partitions, longest, self.length)
-        self._values = rows.new_zeros(partitions, longest)
-        self._counts = rows.new_zeros(partitions, longest)
+        self._rows = rows.new_zeros(self.partitions, longest, self.length)
+        self._values = rows.new_zeros(self.partitions, longest)
+        self._counts = rows.new_zeros(self.partitions, longest)
         for j, (start, stop) in enumerate(pairwise(cuts)):
             self._rows[j, : stop - start] = rows[start:stop]
             self._values[j, : stop - start] = values[start:stop]
@@ -160,7 +158,7 @@ class LinearObjective(ABC):
             "objective": type(self).__name__,
             "samples": self.samples,
             "length": self.length,
-            "partitions": self.partitions,
+            "partitions": self._sizes.tolist(),
             "regularisation": self.regularisation,
         }
 
@@ -218,6 +216,23 @@ class LinearObjective(ABC):
         """Every coordinate was written."""
 
 
+def _cuts(partitions: int | Sequence[int], samples: int) -> npt.NDArray[np.int64]:
+    """(K + 1,) where the rows are cut into partitions.
+
+    Raises:
+        ValueError: there are more partitions than rows, or their sizes do not add up to them.
+    """
+    if isinstance(partitions, Sequence):
+        if min(partitions, default=0) < 1 or sum(partitions) != samples:
+            raise ValueError(
+                f"partitions={list(partitions)} must be 1 or more each and add up to the {samples} samples"
+            )
+        return np.concatenate([[0], np.cumsum(partitions)]).astype(np.int64)
+    if not 1 <= partitions <= samples:
+        raise ValueError(f"partitions={partitions} must be from 1 to the {samples} samples")
+    return np.rint(np.linspace(0, samples, partitions + 1)).astype(np.int64)
+
+
 class LeastSquares(LinearObjective):
     """ℓ(z, y) = (z − y)²/2.
 
@@ -247,7 +262,7 @@ class Logistic(LinearObjective):
         self,
         features: npt.ArrayLike,
         targets: npt.ArrayLike,
-        partitions: int,
+        partitions: int | Sequence[int],
         regularisation: float = 0.0,
         dtype: torch.dtype = torch.float64,
     ) -> None:

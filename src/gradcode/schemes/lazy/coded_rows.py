@@ -106,8 +106,7 @@ class CodedRows(Groups):
 
     def duration(self, compute: Floats, communicate: Floats) -> Floats:
         """Of an iteration in which the same rows are selected; see :meth:`Groups.duration`."""
-        asked = range(self.workers) if self._asked is None else self._asked
         finish = np.full(compute.shape[:2], np.inf)
-        for worker in asked:
+        for worker in self.asked:
             finish[:, worker] = self._load(worker) * compute[:, worker, 0] + communicate[:, worker]
         return np.minimum(super().duration(compute, communicate), self._coded._completion(finish))

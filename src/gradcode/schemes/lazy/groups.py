@@ -156,6 +156,11 @@ class Groups:
         return max(1, len(self._asked) - len(self._replies))
 
     @property
+    def asked(self) -> tuple[int, ...]:
+        """Groups that had orders in this iteration; all, before the first."""
+        return tuple(range(self.groups)) if self._asked is None else tuple(self._asked)
+
+    @property
     def selected(self) -> tuple[int, ...]:
         """Groups whose gradient was sent in this iteration."""
         return tuple(sorted(group for group, reply in self._replies.items() if reply.payload is not None))
@@ -323,7 +328,7 @@ class Groups:
         """
         pace, time = compute[:, :, 0], np.zeros(len(compute))
         needed = np.zeros(len(compute))  # of groups that have sent nothing before
-        for group in range(self.groups) if self._asked is None else self._asked:
+        for group in self.asked:
             members = list(self._members[group])
             reply = self._replies.get(group)
             message = communicate[:, members]

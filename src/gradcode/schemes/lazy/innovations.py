@@ -145,14 +145,19 @@ class Innovations:
         return self._total
 
     @property
-    def _alone(self) -> bool:
-        """Whether each worker that computes has a partition of its own and all are waited for."""
+    def loads(self) -> tuple[int, ...]:
+        """(N,) selected partitions that each worker computes in this iteration."""
+        return tuple(len(share) for share in self._combinations()) if self.selected else (0,) * self.workers
+
+    @property
+    def one_each(self) -> bool:
+        """Whether each worker that computes has a partition of its own, and all are waited for."""
         return self.mode == "switch" and len(self.selected) <= self.workers - self.code.tolerance
 
     @property
-    def _whole(self) -> bool:
+    def whole(self) -> bool:
         """Whether all partitions are in the messages, so that the sum begins anew."""
-        return len(self.selected) == self.partitions or (self.mode == "switch" and not self._alone)
+        return len(self.selected) == self.partitions or (self.mode == "switch" and not self.one_each)
 
     # One iteration
 
@@ -182,8 +187,8 @@ class Innovations:
 
     def _combinations(self) -> list[Combination]:
         """What each worker computes of the selected partitions."""
-        chosen = tuple(range(self.partitions)) if self._whole else self.selected
-        if self._alone:
+        chosen = tuple(range(self.partitions)) if self.whole else self.selected
+        if self.one_each:
             return [Combination({worker: 1.0} if worker in chosen else {}) for worker in range(self.workers)]
         if chosen not in self._shares:
             if len(self._shares) >= 256:
@@ -198,7 +203,7 @@ class Innovations:
         assert self._iteration is not None
         number = self._iteration.number
         known = {j: past for j in share if (past := self._past[j]) is not None}
-        off = () if self._whole else tuple(Past(j, share[j], *past) for j, past in known.items())
+        off = () if self.whole else tuple(Past(j, share[j], *past) for j, past in known.items())
         compare = None
         # Without mini-batches it is what is taken off anyway.
         wanted = not self.minibatches or any(self.smoothness.wanted(j, self._count) for j in share)
@@ -236,14 +241,14 @@ class Innovations:
     @property
     def _decodable(self) -> bool:
         assert self._iteration is not None
-        if self._alone:
+        if self.one_each:
             return set(self.selected) <= self._replies.keys()
         return self._coded._suffice(self._answered, self._iteration)
 
     @property
     def _answered(self) -> set[int]:
         """Workers whose message is known: it has come, or it would be zero."""
-        if self._whole:
+        if self.whole:
             return set(self._replies)
         shares = self._combinations()
         return {worker for worker in range(self.workers) if worker in self._replies or not shares[worker]}
@@ -253,7 +258,7 @@ class Innovations:
             self._add(rows, out)
             self._learn()
             assert self._iteration is not None and self._now is not None and self._here is not None
-            fresh = range(self.partitions) if self._whole else self.selected
+            fresh = range(self.partitions) if self.whole else self.selected
             for j in fresh:
                 self._past[j], self._ages[j] = (self._now, self._iteration.number), -1
             self._points.move(fresh, self._here)
@@ -267,7 +272,7 @@ class Innovations:
         """Adds the decoded change to the sum, or begins the sum anew."""
         import torch
 
-        if self._alone:
+        if self.one_each:
             weights = np.zeros(self.workers)
             weights[list(self.selected)] = 1.0
         else:
@@ -279,7 +284,7 @@ class Innovations:
             packed_sum(rows, np.asarray(weights, dtype=np.complex128), out)
         else:
             weighted_sum(rows, np.asarray(weights, dtype=np.float64), out)
-        if self._total is None or self._whole:
+        if self._total is None or self.whole:
             self._total = out.to(torch.float64, copy=True)
         else:
             self._total += out
@@ -294,10 +299,10 @@ class Innovations:
 
     def _judge(self, out: Tensor) -> None:
         """‖Σ_j g_j(θ̂_j) − g‖ ≤ Σ L_j‖θ̂_j − θ‖ over what is not fresh, and Σ_j ‖g_j‖ ≥ ‖g‖."""
-        fresh = range(self.partitions) if self._whole else self.selected
+        fresh = range(self.partitions) if self.whole else self.selected
         decoded = bool(self.selected) and self._decodable
         old = [j for j in range(self.partitions) if not decoded or j not in fresh]
-        rounding = 0.0 if self._alone or not decoded else self.code.decode(self._answered).error
+        rounding = 0.0 if self.one_each or not decoded else self.code.decode(self._answered).error
         self.exact, self.error = not old, rounding
         if old:
             with np.errstate(invalid="ignore"):
@@ -327,9 +332,9 @@ class Innovations:
             twice = order is not None and order.compare is not None and self.minibatches
             if share:
                 finish[:, worker] = len(share) * (2 if twice else 1) * pace[:, worker] + message[:, worker]
-            elif self._whole:
+            elif self.whole:
                 finish[:, worker] = np.inf
-        time = finish.max(axis=1) if self._alone else self._coded._completion(finish)
+        time = finish.max(axis=1) if self.one_each else self._coded._completion(finish)
         if self.deadline is None or self._first:
             return time
         return np.minimum(time, self.deadline)
