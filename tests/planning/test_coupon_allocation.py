@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gradcode import schemes
 from gradcode.delays import PerWorker, ShiftedExponential
 from gradcode.planning import coupon as planning
 
@@ -75,6 +76,17 @@ def test_completion_by_hand() -> None:
     assert abs(np.isfinite(found).mean() - p) < 4 * np.sqrt(p * (1 - p) / 400)
     once = planning.completion(law, [2, 2], 3, 10, resample_each_iteration=False)
     assert once == pytest.approx(4.0)  # drawn until it covers
+
+
+def test_the_scheme_with_these_loads_is_earlier_than_the_papers() -> None:
+    """One draw of the placement, 100 iterations of both: each result when ready, or all at the worker's end."""
+    law = PerWorker([ShiftedExponential(2.0, 1.0)] * 8 + [ShiftedExponential(2.0, 20.0)] * 2)
+    loads = planning.allocate(np.full(10, 2.0), [1.0] * 8 + [20.0] * 2, planning.coverage_target(20)).whole(20)
+    papers = planning.completion(law, loads, 20, 100, rng=0, resample_each_iteration=False)
+    scheme = schemes.coupon(10, 20, loads.tolist())
+    table = np.stack([own.sample(np.random.default_rng(i), 100) for i, own in enumerate(law.sources)], axis=1)
+    own = scheme.duration(table[:, :, None], np.zeros_like(table))
+    assert own.mean() < papers.mean()
 
 
 @pytest.mark.parametrize(

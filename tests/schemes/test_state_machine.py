@@ -244,7 +244,7 @@ def test_registry() -> None:
     with pytest.raises(
         ValueError,
         match=re.escape(
-            "scheme 'fast' is unknown; there are block_coordinate, coded, fastest, greedy, hierarchical, "
+            "scheme 'fast' is unknown; there are block_coordinate, coded, coupon, fastest, greedy, hierarchical, "
             "partial, uncoded"
         ),
     ):

@@ -4,7 +4,7 @@
     method.mean_threshold                                       # 11.41 workers instead of cyclic repetition's 41
     method.expected_time(delays.ShiftedExponential(1.0, 1.0), receive=0.5)
     chosen = allocate(shifts, rates, target=coverage_target(500))
-    chosen.whole(500)                                           # partitions on each worker
+    schemes.coupon(100, 500, chosen.whole(500).tolist())
 
 Source: Li, Mousavi Kalan, Avestimehr, Soltanolkotabi, "Near-Optimal Straggler Mitigation for Distributed Gradient
 Methods", arXiv 1710.09990, of which the abstract could be read. The scheme and its generalisation are RECONSTRUCTED;
