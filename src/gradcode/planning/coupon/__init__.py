@@ -16,7 +16,14 @@ probabilities of a draw, ``cover_probability`` and ``mean_threshold``, are in :m
 """
 
 from gradcode.planning.coupon.allocation import Allocation, allocate, balanced, coverage_target, expected_results
-from gradcode.planning.coupon.sampling import Estimate, collecting_times, completion, draw_thresholds, monte_carlo
+from gradcode.planning.coupon.sampling import (
+    Estimate,
+    collecting_times,
+    completion,
+    draw_subset_thresholds,
+    draw_thresholds,
+    monte_carlo,
+)
 from gradcode.planning.coupon.threshold import (
     grouped_probabilities,
     lower_bound,
@@ -48,6 +55,7 @@ __all__ = [
     "completion",
     "coverage_target",
     "cyclic_repetition",
+    "draw_subset_thresholds",
     "draw_thresholds",
     "expected_results",
     "fractional_repetition",

@@ -65,6 +65,31 @@ def draw_thresholds(
     return _first_cover(order, b)
 
 
+def draw_subset_thresholds(
+    partitions: int, load: int, draws: int, rng: np.random.Generator | int = 0, workers: int | None = None
+) -> Floats:
+    """(draws,) K of random subsets: workers, drawing anew each time, until somebody holds each partition; inf: never.
+
+    Args:
+        partitions: m.
+        load: r.
+        draws: how many iterations.
+        rng: a generator, or the seed of one.
+        workers: N; None: as many as it takes.
+    """
+    m, r, rng = count("partitions", partitions, 1), count("load", load, 1), np.random.default_rng(rng)
+    require(r <= m, "load", r, f"be at most partitions={m}")
+    enough = 1 if r == m else int(np.ceil(np.log(_SURE / m) / np.log1p(-r / m)))
+    n = enough if workers is None else count("workers", workers, 1)
+    everyone, found = np.repeat(np.arange(1, n + 1), r), np.empty(draws)
+    for draw in range(draws):
+        held = rng.permuted(np.tile(np.arange(m), (n, 1)), axis=1)[:, :r]
+        first = np.full(m, np.inf)
+        np.minimum.at(first, held.ravel(), everyone)
+        found[draw] = first.max()
+    return found
+
+
 def monte_carlo(
     method: Method, law: Law, receive: float = 0.0, draws: int = 20_000, rng: np.random.Generator | int = 0
 ) -> Estimate:
