@@ -121,25 +121,25 @@ def test_a_reply_once_begun_is_received_though_nobody_waits_for_it() -> None:
 
 def test_every_cluster_receives_one_after_the_other(kind: str) -> None:
     """Real ones can only be slower than what is injected."""
-    seconds, model, dataset = 0.05, cnn(), images()
-    table = DelayTable.from_array(np.full((1, N), 0.02), receive=seconds)
+    workers, seconds, model, dataset = 4, 0.05, cnn(), images()
+    table = DelayTable.from_array(np.full((1, workers), 0.02), receive=seconds)
     reports: list[gradcode.Report] = []
-    cluster = CLUSTERS[kind](N, delays=table)
-    scheme = schemes.coded(codes.fractional_repetition(N, 1))
+    cluster = CLUSTERS[kind](workers, delays=table)
+    scheme = schemes.coded(codes.fractional_repetition(workers, 1))
     with gradcode.Session(
         model, nn.CrossEntropyLoss(), dataset, 48, scheme, cluster, 3, listeners=[reports.append]
     ) as session:
         for step in islice(session.epoch(), 2):
             step.backward()
-            wanted = plain_gradients(cnn(), dataset, Sampling(len(dataset), N, 48, 3), step.number)
+            wanted = plain_gradients(cnn(), dataset, Sampling(len(dataset), workers, 48, 3), step.number)
             assert relative_error(decoded(model), wanted) < 1e-6
     assert len(reports) == 2
     for report in reports:
         times = np.sort(report.arrivals[np.isfinite(report.arrivals)])
-        assert len(times) >= 3 and times[0] >= 0.04 + seconds - 1e-9
+        assert len(times) >= 2 and times[0] >= 0.04 + seconds - 1e-9
         assert (np.diff(times) >= seconds - 1e-9).all() and report.time >= times[-1] - 1e-9
     if kind == "simulated":
-        assert reports[0].time == pytest.approx(0.04 + 3 * seconds)
+        assert reports[0].time == pytest.approx(0.04 + 2 * seconds)
 
 
 def test_a_deadline_interrupts_receiving_on_real_clusters() -> None:
