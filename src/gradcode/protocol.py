@@ -229,7 +229,8 @@ class Scheme(Protocol):
     def duration(self, compute: Floats, communicate: Floats) -> Floats:
         """Seconds of an iteration: (samples, N, stages) per unit of load, (samples, links) per reply -> (samples,).
 
-        The links are those of the N workers, then those of the edge nodes, parents before their children.
+        The links are those of the N workers, then those of the edge nodes, parents before their children. The time
+        that the master takes to receive replies, one after the other, is left out.
         """
         ...
 

@@ -31,7 +31,8 @@ class Outcome:
 
     Args:
         time: seconds from the start until the scheme was done.
-        arrivals: (N,) seconds at which each worker's last reply came; NaN: none did.
+        arrivals: (N,) seconds at which each worker's last reply came, or had been received where that takes time;
+            NaN: none did.
         stragglers: workers that had an order and were not waited for.
         lost: workers lost during the iteration.
         refused: workers of whose replies one or more were refused: of a wrong shape or dtype, or not finite.
@@ -89,7 +90,8 @@ class Report:
             the last needed reply until every ``p.grad`` was filled.
         decode_error: bound on ‖ĝ − g‖ / Σ_j‖g_j‖; ``exact``: nothing but rounding is in it.
         bytes_up, bytes_down, uploads, notices, downloads, computations, overruns, work: as in :class:`Outcome`.
-        order_statistic: the scheme's own duration for the delays of this iteration; NaN where they are not known.
+        order_statistic: the scheme's own duration for the delays of this iteration, which leaves out the time that the
+            master takes to receive replies; NaN where they are not known.
         fluid: the earliest time at which the work finished by all workers adds up to one pass; NaN likewise.
     """
 

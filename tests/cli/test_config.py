@@ -30,6 +30,11 @@ WRONG = [
     (['scheme={name="fastest", k=9}'], "scheme.k = 9", "from 1 to workers=4"),
     (['scheme={name="fastest"}'], "scheme.k", "missing"),
     (['scheme={name="coded"}'], "scheme.code", "fractional_repetition"),
+    (['scheme={name="coupon", loads=3}'], "scheme.partitions", "missing"),
+    (['scheme={name="coupon", partitions=8, loads=9}'], "scheme.loads = 9", "between 0 and 8"),
+    (['scheme={name="coupon", partitions=8, loads=[4, 4]}'], "scheme.loads = [4, 4]", "one for each of workers=4"),
+    (['scheme={name="coupon", partitions=8, loads=1}'], "scheme.loads = 1", "at least partitions=8"),
+    (["cluster.delays={compute=0.1, receive=-1}"], "cluster.delays.receive=-1", ">= 0"),
     (["scheme.name=uncoded"], "scheme.code = ", "not used by scheme"),
     (["scheme.code.name=fractional_repitition"], "scheme.code.name", 'did you mean "fractional_repetition"'),
     (["scheme.code.stragglers=4"], "scheme.code.stragglers = 4", "between 0 and 3"),
@@ -173,6 +178,12 @@ def test_partitions_reach_the_code(config: Path) -> None:
     assert build.plan(load(config, ["scheme.partitions=8"])).scheme.partitions == 8
     assert build.plan(load(config, ["scheme.code.partitions=8"])).scheme.partitions == 8
     assert build.plan(load(config, ['scheme={name="uncoded", partitions=12}'])).scheme.partitions == 12
+
+
+@pytest.mark.parametrize(("loads", "shown"), [("4", "4"), ("[2, 3, 5, 8]", "2..8")])
+def test_coupon_in_a_configuration(config: Path, loads: str, shown: str) -> None:
+    given = load(config, [f'scheme={{name="coupon", partitions=8, loads={loads}}}'])
+    assert repr(build.plan(given).scheme) == f"coupon(workers=4, partitions=8, loads={shown})"
 
 
 def test_a_scheme_registered_later_works_by_name(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,6 +127,7 @@ def test_short_forms():
     assert from_config(0.5) == Delays(Deterministic(0.5))
     assert from_config([0.5, BASE]) == Delays([Deterministic(0.5), Exponential(2.0)])
     assert from_config({"compute": [0.5, BASE]}) == Delays([Deterministic(0.5), Exponential(2.0)])
+    assert from_config({"compute": 0.5, "receive": 0.01}) == Delays(Deterministic(0.5), receive=0.01)
     assert from_config({"communicate": BASE}) == Delays(Deterministic(0.0), Link(Exponential(2.0)))
     links = from_config({"compute": 1, "communicate": [{"latency": 0.5}, {}]})
     assert links == Delays(Deterministic(1), [Link(0.5), Link()])
@@ -157,6 +158,7 @@ def test_short_forms():
         ({"compute": -1}, "delays.compute: seconds=-1 must be >= 0"),
         ({"compute": 1, "network": 2}, "delays.network=2: key must be one of law, compute, communicate, stages"),
         ({"compute": 1, "stages": 0}, "delays: stages=0 must be >= 1"),
+        ({"compute": 1, "receive": -1}, "delays: receive=-1 must be >= 0"),
         ({"communicate": {"delay": 1}}, "delays.communicate.delay=1: key must be one of latency, bandwidth"),
         ({"communicate": {"failure": 1.0}}, "delays.communicate: failure=1.0 must lie in"),
         ({"communicate": {"latency": {"law": "x"}}}, "delays.communicate.latency.law='x' must be one of"),

@@ -106,6 +106,20 @@ def test_recorded_tables_repeat():
     assert DelayTable.from_array(compute[:, :, 0]).compute(1).shape == (3, 1)
 
 
+def test_the_time_to_receive_a_reply_goes_with_the_table(tmp_path):
+    drawn = Delays(MEMORY, LINK, receive=0.25).table(3, 0)
+    recorded = DelayTable.from_array([[1.0, 2.0]], receive=0.5)
+    assert (drawn.receive, recorded.receive) == (0.25, 0.5)
+    assert pickle.loads(pickle.dumps(drawn)).receive == 0.25
+    again = pickle.loads(pickle.dumps(recorded))
+    assert again.receive == 0.5 and again.compute(0).tolist() == [[1.0], [2.0]]
+    for own, other in zip(drawn.window(0, 300, 1e4), Delays(MEMORY, LINK).table(3, 0).window(0, 300, 1e4), strict=True):
+        np.testing.assert_array_equal(own, other)
+    recorded.to_csv(tmp_path / "table.csv", iterations=1)
+    assert DelayTable.from_csv(tmp_path / "table.csv").receive == 0.0
+    assert DelayTable.from_csv(tmp_path / "table.csv", receive=0.5).receive == 0.5
+
+
 def test_from_array_keeps_its_own_copy():
     compute = np.ones((2, 2))
     table = DelayTable.from_array(compute)
@@ -170,6 +184,9 @@ def test_what_is_accepted_as_delays():
         (lambda: Delays([LAW, LAW], [Link()]), r"len\(communicate\)=1 must be 2"),
         (lambda: Delays(LAW, [Link()]).table(2, 0), "workers=2 must be 1"),
         (lambda: Delays(LAW, stages=0), "stages=0 must be >= 1"),
+        (lambda: Delays(LAW, receive=-0.1), "receive=-0.1 must be >= 0 and finite"),
+        (lambda: Delays(LAW, receive=math.inf), "receive=inf must be >= 0 and finite"),
+        (lambda: DelayTable.from_array([[1.0]], receive=math.nan), "receive=nan must be a number"),
         (lambda: Delays([LAW, LAW]).table(3, 0), "workers=3 must be 2"),
         (lambda: Delays(LAW).table(0, 0), "workers=0 must be >= 1"),
         (lambda: Delays(LAW).table(2, -1), "seed=-1 must be >= 0"),

@@ -66,6 +66,11 @@ class Injected:
         return float(workers[self._workers[order.worker]] if edge < 0 else edges[edge])
 
     @property
+    def receive(self) -> float:
+        """Seconds that the master takes for each reply; an edge node takes none."""
+        return 0.0 if self._table is None or self._branch.edge >= 0 else self._table.receive
+
+    @property
     def compute(self) -> Floats | None:
         """(N, stages) seconds per unit of load of all workers; None where there is no table."""
         return None if self._table is None else self._compute

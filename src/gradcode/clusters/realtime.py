@@ -18,6 +18,7 @@ from gradcode.clusters.edge import check_edges
 from gradcode.clusters.injected import Injected, delay_table
 from gradcode.clusters.inspection import STRIKES, Inspection
 from gradcode.clusters.post import ABANDONED, NOT_FINITE, READY, REPLY, Message, PlannedOrder, Record
+from gradcode.clusters.reception import Reception
 from gradcode.clusters.roster import Arrival, Hand
 from gradcode.clusters.worker import OrderBook
 from gradcode.delays import Delays, DelayTable
@@ -294,6 +295,7 @@ class RealTimeCluster(ABC):
         self._between_iterations.clear()
         relayed = self._branch.edge < 0 and not self._edges
         self._injected = Injected(self._table, iteration.number, self._branch, relayed, self._book)
+        self._reception = Reception(self._injected.receive)
         self._ordered, self._last = 0.0, self._start_time
         driver = iterate(scheme, self._ledger, self.on_shortfall)
         event: Event | None = None
@@ -349,7 +351,7 @@ class RealTimeCluster(ABC):
     def _next(self, wait: Wait) -> Event:
         self._open_orders = dict(wait.open)
         while True:
-            while self._queue:
+            while self._queue and self._receive(self._queue[0], wait.deadline):
                 event = self._open_up(self._queue.popleft())
                 if event is not None:
                     return event
@@ -358,7 +360,7 @@ class RealTimeCluster(ABC):
             now = time.monotonic() - self._start_time
             if wait.deadline is not None and now >= wait.deadline:
                 self._poll(0.0)  # at equal times replies come before the deadline
-                if not self._queue:
+                if not self._queue or not self._receive(self._queue[0], wait.deadline):
                     return Expired(now)
                 continue
             if wait.shortfall and not any(hand.again for hand in self._hands):
@@ -366,7 +368,19 @@ class RealTimeCluster(ABC):
                     f"iteration {self._number} cannot be finished: workers {sorted(self._ledger.heard)} answered and "
                     f"nothing is under way"
                 )
-            self._poll(None if wait.deadline is None else wait.deadline - now, wait.awaits)
+            # Whoever receives replies one after the other does not wait for several.
+            awaits = 1 if self._reception.seconds else wait.awaits
+            self._poll(None if wait.deadline is None else wait.deadline - now, awaits)
+
+    def _receive(self, event: Arrival | Loss | Failure, deadline: float | None) -> bool:
+        """Waits until the reply that is next in the queue is received; False: the deadline comes before that."""
+        if not self._reception.seconds or not isinstance(event, Arrival) or event.record.slot not in self._open_orders:
+            return True
+        end = self._reception.end(event.record.slot, event.at)
+        until = end if deadline is None else min(end, self._start_time + deadline)
+        time.sleep(max(0.0, until - time.monotonic()))
+        self._queue[0] = event._replace(at=max(end, event.at))
+        return until == end
 
     def _open_up(self, event: Arrival | Loss | Failure) -> Event | None:
         """What a thing in the queue means for the driver; None: nothing, for nobody waits for it any more."""

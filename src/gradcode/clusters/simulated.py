@@ -28,7 +28,8 @@ class SimulatedCluster:
 
     Gradients are real; each partition's is computed once per iteration, however many workers hold it. A worker does
     its orders one after the other; an order of m partitions takes m times its compute delay and then the time of
-    its message. An edge node takes no time but that of its message.
+    its message. An edge node takes no time but that of its message, the master none but what the delays say it takes to
+    receive each reply, one after the other.
 
     Args:
         workers: N; may be left out where there is a topology.

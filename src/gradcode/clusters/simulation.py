@@ -20,13 +20,14 @@ from gradcode.clusters.injected import Injected
 from gradcode.clusters.inspection import Inspection
 from gradcode.clusters.once import Once
 from gradcode.clusters.past import SharedShelf
+from gradcode.clusters.reception import Inbox
 from gradcode.clusters.worker import Answer, MissingError, OrderBook, SharedMemories
 from gradcode.delays import DelayTable
 from gradcode.errors import GradcodeError, NonFiniteLoss
 from gradcode.protocol import Event, Expired, Failure, Iteration, Keep, Layout, Loss, Order, Reply, Scheme, Work
 from gradcode.topology import Branch
 
-_REPLY, _LOSS, _DEADLINE = range(3)
+_BELOW, _RECEIVED, _REPLY, _LOSS, _DEADLINE = range(-2, 3)
 _NEVER = (np.inf, _DEADLINE)
 
 
@@ -175,6 +176,7 @@ class Run:
             edges=any(station.nodes),
         )
         self.injected = Injected(world.table, iteration.number, station.branch, station.relayed, station.books[0])
+        self.inbox = Inbox(self.injected.receive, self.ledger.open)
         since = day + start - station.ended
         self.hands = [_Hand(free=start + max(0.0, float(busy) - since)) for busy in station.busy]
         self.heap: list[tuple[float, int, int, int]] = []
@@ -204,30 +206,33 @@ class Run:
     def due(self) -> tuple[float, int]:
         """When something happens here or below, and of which kind; ``inf``: never.
 
-        At equal times edge nodes come first, then replies, then losses, then the deadline.
+        At equal times edge nodes come first, then what is received, then replies that come, losses, the deadline.
         """
         if self.done:
             return _NEVER
         while self.heap and self.heap[0][1] == _REPLY and self.hands[self.heap[0][2]].ticket != self.heap[0][3]:
             heapq.heappop(self.heap)  # abandoned, or lost with its child
-        times = [self.heap[0][:2]] if self.heap else []
+        times = [(self.inbox.due, _RECEIVED), *(event[:2] for event in self.heap[:1])]
         if self._wait.deadline is not None:
             times.append((max(self.now, self.start + self._wait.deadline), _DEADLINE))
         if self._running:
-            times.append((self._soonest()[0], -1))
-        return min(times, default=_NEVER)
+            times.append((self._soonest()[0], _BELOW))
+        return min(times)
 
     def step(self) -> None:
         """Lets the next thing happen."""
         at, kind = self.due
         self.now = max(self.now, at)
-        if kind < 0:
+        if kind == _BELOW:
             self._step_below(self._soonest()[1])
         elif kind == _DEADLINE:
             self._resume(Expired(self.now - self.start))
-        else:
+        elif kind != _RECEIVED:
             _, _, child, _ = heapq.heappop(self.heap)
-            self._resume(self._lose(child) if kind == _LOSS else self._finish(child))
+            self.inbox.put(self._lose(child) if kind == _LOSS else self._finish(child), self.now)
+        while not self.done and self.inbox.due <= self.now:
+            event = self.inbox.take(self.now - self.start)
+            self._resume(self.station.inspection.examine(event) if isinstance(event, Reply) else event)
 
     def stop(self) -> None:
         """Nobody needs this iteration any more: whoever is still at it is free, or will be."""
@@ -260,7 +265,8 @@ class Run:
         self.injected.give(orders)
         message = next(self.tickets)
         for order in orders:
-            self.hands[order.worker].queue.append((message, order))
+            if order.worker not in self.inbox.lost:  # else it is given when the driver has heard of the loss
+                self.hands[order.worker].queue.append((message, order))
         for child in {order.worker for order in orders}:
             self._work_on(child)
 
@@ -304,9 +310,7 @@ class Run:
         if answer is None:
             return message
         payload = self.station.books[child].payload(order, answer.sent)
-        return self.station.inspection.examine(
-            Reply(order, payload, self.now - self.start, answer.statistics, answer.change)
-        )
+        return Reply(order, payload, self.now - self.start, answer.statistics, answer.change)
 
     def _answer(self, child: int, order: Order) -> tuple[Answer | None, Failure]:
         hand, book, node = self.hands[child], self.station.books[child], self.station.nodes[child]

@@ -127,6 +127,11 @@ def assess(
     )
 
 
+def growth(steps: float, unit: float) -> float:
+    """γ of so many roundings; beyond 1/u steps nothing is known of a sum: inf."""
+    return float(_gamma(steps, unit)) if steps * unit < 1 else float("inf")
+
+
 def _gamma(count: Any, unit: float) -> Any:
     return count * unit / (1 - count * unit)
 

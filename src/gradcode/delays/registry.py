@@ -107,7 +107,7 @@ def from_config(config: Any, where: str = "delays") -> Delays:
         config: what says how long computing takes: a table with the key ``law``, a number of seconds, or a
             list of one per worker. Or a table with any of the keys ``compute`` (the same), ``communicate`` (a
             table of ``Link``'s parameters, a law, or a list of one per worker), ``edges`` (the same, per edge node),
-            ``relay`` and ``stages``.
+            ``relay``, ``receive`` and ``stages``.
         where: the key under which it stands, for messages.
 
     >>> from_config({"law": "pareto", "shape": 1.5, "scale": 0.01}).compute
@@ -118,13 +118,13 @@ def from_config(config: Any, where: str = "delays") -> Delays:
     """
     if not isinstance(config, Mapping) or "law" in config:
         return Delays(_source(config, where))
-    known = ("compute", "communicate", "stages", "edges", "relay")
+    known = ("compute", "communicate", "stages", "edges", "relay", "receive")
     unknown = [key for key in config if key not in known]
     if unknown:
         raise ValueError(f"{where}.{unknown[0]}={config[unknown[0]]!r}: key must be one of law, {', '.join(known)}")
     compute = _source(config.get("compute", 0.0), f"{where}.compute")
     links = {key: _link(config.get(key), f"{where}.{key}") for key in ("communicate", "edges")}
-    plain = {key: config[key] for key in ("stages", "relay") if key in config}
+    plain = {key: config[key] for key in ("stages", "relay", "receive") if key in config}
     return _build(where, Delays, {"compute": compute, **links, **plain})
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gradcode.delays.bounds import count, require
+from gradcode.delays.bounds import count, nonnegative, require
 from gradcode.delays.law import ROWS, Floats, Sampler, Source, split
 from gradcode.delays.laws import Deterministic
 from gradcode.delays.link import Link, LinkSampler, LinksSampler, LinkState
@@ -54,6 +54,8 @@ class Delays:
             edge node, parents before their children. None: no time.
         relay: where edge nodes only pass on what workers send: ``"independent"`` draws the edge nodes' links for each
             message, ``"shared"`` once for all messages of an iteration.
+        receive: seconds that the master takes to receive a reply, whatever its size, one after the other: a reply that
+            comes while another is being received waits. Only the master does; edge nodes receive at once.
 
     >>> from gradcode.delays import Delays, Link, ShiftedExponential
     >>> delays = Delays(ShiftedExponential(0.1, 10.0), Link(latency=0.001, bandwidth=1e9))
@@ -67,6 +69,7 @@ class Delays:
     stages: int = 1
     edges: Link | tuple[Link, ...] | None = None
     relay: Relay = "independent"
+    receive: float = 0.0
 
     def __init__(
         self,
@@ -75,6 +78,7 @@ class Delays:
         stages: int = 1,
         edges: Link | Source | Sequence[Link | Source] | None = None,
         relay: Relay = "independent",
+        receive: float = 0.0,
     ) -> None:
         source = PerWorker(compute) if isinstance(compute, list | tuple) else compute
         if not isinstance(source, Source):
@@ -84,11 +88,13 @@ class Delays:
             fits = source.workers in (None, len(link))
             require(fits, "len(communicate)", len(link), f"be {source.workers}")
         require(relay in RELAYS, "relay", relay, f"be one of {', '.join(RELAYS)}")
+        nonnegative("receive", receive)
         object.__setattr__(self, "compute", source)
         object.__setattr__(self, "communicate", link)
         object.__setattr__(self, "stages", count("stages", stages, 1))
         object.__setattr__(self, "edges", _as_links("edges", edges))
         object.__setattr__(self, "relay", relay)
+        object.__setattr__(self, "receive", float(receive))
 
     @property
     def workers(self) -> int | None:
@@ -180,7 +186,7 @@ class DelayTable:
 
     A pure function of (delays, workers, seed): drawn lazily, in order and in chunks, so that an iteration is
     the same whatever was asked before. What was drawn is kept: 8·N·(stages + 2) bytes per iteration. Pickling
-    keeps the recipe only.
+    keeps the recipe only. ``receive`` are the seconds that the master takes for each reply.
 
     Args:
         delays: anything that :func:`as_delays` accepts.
@@ -196,7 +202,7 @@ class DelayTable:
     def __init__(self, delays: Delays | Source | None, workers: int, seed: int, above: Above = ()) -> None:
         delays = as_delays(delays)
         self.workers = count("workers", workers, 1)
-        self.stages = delays.stages
+        self.stages, self.receive = delays.stages, delays.receive
         self.edges = 1 + max((edge for chain in above for edge in chain), default=-1)
         self._recipe: tuple[Any, ...] = (delays, self.workers, count("seed", seed), above)
         self._sampler: DelaysSampler | None = delays.start(np.random.default_rng(seed), self.workers, above)
@@ -210,6 +216,7 @@ class DelayTable:
         communicate: npt.ArrayLike | None = None,
         edges: npt.ArrayLike | None = None,
         above: Above = (),
+        receive: float = 0.0,
     ) -> DelayTable:
         """A recorded or scripted table, again from its start beyond its end.
 
@@ -218,10 +225,12 @@ class DelayTable:
             communicate: (iterations, N) seconds of one reply, whatever its size. None: no time.
             edges: (iterations, E) seconds of a message of each edge node. None: no time.
             above: for each worker the edge nodes between it and the master, the nearest first; empty: none.
+            receive: seconds that the master takes for each reply.
 
         Raises:
             ValueError: a wrong shape, a negative duration or NaN.
         """
+        nonnegative("receive", receive)
         seconds = durations("compute", compute, (2, 3))
         if seconds.ndim == 2:
             seconds = seconds[:, :, None]
@@ -234,7 +243,9 @@ class DelayTable:
         none = np.broadcast_to(0.0, (len(seconds), table.edges))
         uplink = none if edges is None else durations("edges", edges, (2,))
         require(uplink.shape == none.shape, "edges.shape", uplink.shape, f"be {none.shape}")
-        table._recipe = (seconds, None if communicate is None else reply, None if edges is None else uplink, above)
+        table.receive = float(receive)
+        recorded = (None if communicate is None else reply, None if edges is None else uplink)
+        table._recipe = (seconds, *recorded, above, table.receive)
         passed = np.zeros(nothing.shape)
         for worker, chain in enumerate(above):
             passed[:, worker] = uplink[:, list(chain)].sum(axis=1)
@@ -244,9 +255,12 @@ class DelayTable:
         return table
 
     @classmethod
-    def from_csv(cls, path: str | Path) -> DelayTable:
-        """The table in a CSV file (see :mod:`gradcode.delays.trace`); ValueError names line and value."""
-        return cls.from_array(*read_csv(path))
+    def from_csv(cls, path: str | Path, receive: float = 0.0) -> DelayTable:
+        """The table in a CSV file (see :mod:`gradcode.delays.trace`); ValueError names line and value.
+
+        What the master takes for each reply is not in the file.
+        """
+        return cls.from_array(*read_csv(path), receive=receive)
 
     def to_csv(self, path: str | Path, iterations: int, bytes: npt.ArrayLike = 0.0) -> None:
         """Writes the first ``iterations``, and the times of replies of ``bytes`` unless all are 0."""

@@ -8,6 +8,7 @@ fastest        one partition per worker, wait for k, rescale
 coded          rows of an encoding matrix, wait until decodable, or until a deadline and take the least squares
 hierarchical   a row of an outer code per edge node, which decodes it from its workers' rows of an inner code
 block_coord.   blocks of rows of encoding matrices that tolerate more along the way, wait until each is decodable
+coupon         random partitions, each sent by itself; wait until each has come from somebody
 partial        one chunk after the other, held; then one message each of what was finished, with coefficients for it
 greedy         edge nodes without redundancy, wait for the quickest at both levels, rescale
 grouping       fractional repetition, the first of each group ends the others' work
@@ -24,6 +25,7 @@ from gradcode.schemes import lazy
 from gradcode.schemes.block_coordinate import BlockCoordinate, block_coordinate
 from gradcode.schemes.bounds import fluid_bound
 from gradcode.schemes.coded import Coded, coded, uncoded
+from gradcode.schemes.coupon import CouponCollector, coupon
 from gradcode.schemes.elastic import Elastic, elastic
 from gradcode.schemes.fastest import Fastest, fastest
 from gradcode.schemes.grouping import Grouping, grouping
@@ -35,6 +37,7 @@ from gradcode.schemes.registry import SchemeEntry, available, by_name
 __all__ = [
     "BlockCoordinate",
     "Coded",
+    "CouponCollector",
     "Elastic",
     "Fastest",
     "Greedy",
@@ -46,6 +49,7 @@ __all__ = [
     "block_coordinate",
     "by_name",
     "coded",
+    "coupon",
     "elastic",
     "fastest",
     "fluid_bound",

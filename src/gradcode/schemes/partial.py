@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradcode.codes import checks, chunks
-from gradcode.codes.stability import EXACT
+from gradcode.codes.stability import EXACT, growth
 from gradcode.protocol import Abandon, Combination, Floats, Iteration, Layout, Order, Reply, Scheme
 from gradcode.schemes.decoding import weighted_sum
 from gradcode.schemes.registry import scheme
@@ -218,10 +218,10 @@ class PartialStragglers:
         assert self._asked is not None and self._found is not None
         unit, coarse = torch.finfo(out.dtype).eps / 2, torch.finfo(rows.dtype).eps / 2
         messages = len(self._asked)
-        rounding = _growth(self.parts * self._load + messages + 2, unit)
+        rounding = growth(self.parts * self._load + messages + 2, unit)
         if rows.dtype != out.dtype:  # a message is rounded once more
             rounding = (1 + rounding) * (1 + coarse) - 1
-        found, evaluation = self._found, _growth(messages + 2, 2.0**-53)
+        found, evaluation = self._found, growth(messages + 2, 2.0**-53)
         bounds = found.deviation + rounding * found.amplification + evaluation * (found.amplification + 1)
         self.error = float(bounds.max(initial=0.0))
         self.exact = not self._missing and bool(found.deviation.max(initial=0.0) <= EXACT)
@@ -305,11 +305,6 @@ def completion(pace: Floats, order: npt.ArrayLike, parts: int = 1, whole: bool =
     times = pace[:, holders] * np.where(chosen > 0, chosen, np.inf)
     latest: Floats = np.partition(times, parts - 1, axis=2)[:, :, parts - 1].max(axis=1)
     return latest
-
-
-def _growth(steps: int, unit: float) -> float:
-    """γ of so many roundings; beyond 1/u steps nothing is known of the sum."""
-    return steps * unit / (1 - steps * unit) if steps * unit < 1 else float("inf")
 
 
 def _sequences(order: npt.NDArray[np.int64]) -> list[list[int]]:

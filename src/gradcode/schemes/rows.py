@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from gradcode.codes.stability import growth
 from gradcode.protocol import (
     Action,
     Coefficient,
@@ -185,9 +186,7 @@ class RowScheme(ABC):
         steps = 1.0
         if rows.dtype == out.dtype:
             steps = self._loads.max() + np.count_nonzero(weights) + (6 if self.layout.packed else 2)
-        # Beyond 1/u steps nothing is known of the sum.
-        rounding = steps * unit / (1 - steps * unit) if steps * unit < 1 else np.inf
-        return float(rounding * amplification.max())
+        return growth(steps, unit) * float(amplification.max())
 
     def _combinations(self, target: Combination) -> list[Combination]:
         """Each worker's share of the target; the same objects every time, so that clusters send them once."""
