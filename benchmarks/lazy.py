@@ -140,8 +140,8 @@ def _print(runs: dict[str, dict[str, list[Run]]]) -> None:
         times = [mean(name, "seconds", where) / mean("uncoded", "seconds", where) for where in ("local", "link")]
         print(
             f"| {name} | {mean(name, 'accuracy'):.1%} ({each}) | {mean(name, 'uploads'):.0f} | {fewer} | "
-            f"{mean(name, 'bytes_up') / 1e6:.0f} | {mean(name, 'bytes_down') / 1e6:.0f} | {mean(name, 'gradients'):.0f} | "
-            f"{times[0]:.2f} | {times[1]:.2f} |"
+            f"{mean(name, 'bytes_up') / 1e6:.0f} | {mean(name, 'bytes_down') / 1e6:.0f} | "
+            f"{mean(name, 'gradients'):.0f} | {times[0]:.2f} | {times[1]:.2f} |"
         )
     print("\ntimes are ratios to uncoded, in the same run")
     for name, wanted in ASKED.items():
