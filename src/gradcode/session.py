@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, Self
 
@@ -15,19 +14,18 @@ from torch.utils.data import Dataset
 
 from gradcode.errors import CheckpointError, GradcodeError
 from gradcode.protocol import Cluster, Combination, Floats, Iteration, Outcome, Report, Scheme, Source
-from gradcode.protocol import Step as StepHistory
 from gradcode.schemes.bounds import fluid_bound
 from gradcode.topology import shape_of
-from gradcode.training.checks import check_dataset
+from gradcode.training.checks import check_dataset, check_mean
 from gradcode.training.objective import (
     Collate,
     Forward,
     LossFunction,
     ModelObjective,
-    check_mean,
     inputs_and_targets,
 )
 from gradcode.training.sampling import Sampling, SamplingMode
+from gradcode.training.steps import Steps
 
 Listener = Callable[[Report], None]
 
@@ -203,9 +201,7 @@ class Session:
         self._gradient = torch.zeros(objective.length, dtype=objective.dtype)
         self._gradients = objective.split(self._gradient)
         self._homes = objective.split(cluster.parameters)
-        self._moved: deque[float] = deque(maxlen=scheme.layout.history or 1)
-        self._before: Tensor | None = None
-        self._before_of = -1
+        self._steps = Steps(scheme.layout.history)
         self._ever_used = np.zeros(len(objective.trainable), dtype=np.bool_)
         self._loss = float("nan")
         self.closed = False
@@ -251,8 +247,7 @@ class Session:
             "scheme_state": self.scheme.state_dict(),
             "objective": self.objective.fingerprint(),
             "cluster": self.cluster.state_dict(),
-            "displacements": list(self._moved),
-            "before": self._before,
+            "steps": self._steps.state_dict(),
             "ever_used": self._ever_used.tolist(),
             "loss": self._loss,
         }
@@ -273,9 +268,7 @@ class Session:
         self.iteration = int(state["iteration"])
         self.scheme.load_state_dict(state["scheme_state"])
         self.cluster.load_state_dict(state["cluster"])
-        self._moved.clear()
-        self._moved.extend(state["displacements"])
-        self._before = state["before"]
+        self._steps.load_state_dict(state["steps"])
         self._ever_used = np.array(state["ever_used"], dtype=np.bool_)
         self._loss = float(state["loss"])
         self.objective.store_buffers(self.cluster.buffers)
@@ -292,7 +285,7 @@ class Session:
             self._target,
             self.cluster.alive(),
             self.objective.sizes(number),
-            self._history(number),
+            self._steps.before(number, self.cluster.parameters, self.optimizer),
             self.cluster.away(),
         )
         self._serial += 1
@@ -337,27 +330,6 @@ class Session:
         for parameter, home, values in moved:
             home.copy_(values)
             parameter.data = home
-
-    def _history(self, number: int) -> StepHistory:
-        """What the last steps did, for schemes that ask for it."""
-        rate = float("nan") if self.optimizer is None else float(self.optimizer.param_groups[0]["lr"])
-        parameters = self.cluster.parameters
-        if not self.scheme.layout.history:
-            return StepHistory(rate, plain=self._plain, parameters=parameters)
-        if self._before is not None and number != self._before_of:
-            self._moved.appendleft(float((parameters - self._before).square().sum()))
-        self._before, self._before_of = parameters.clone(), number
-        return StepHistory(rate, tuple(self._moved), self._plain, parameters)
-
-    @property
-    def _plain(self) -> bool | None:
-        """Whether the optimizer takes plain gradient steps; None: it is not known."""
-        if self.optimizer is None:
-            return None
-        if type(self.optimizer) is not torch.optim.SGD or len(self.optimizer.param_groups) > 1:
-            return False
-        group = self.optimizer.param_groups[0]
-        return not any(group[name] for name in ("momentum", "weight_decay", "nesterov", "maximize"))
 
     def _tell(
         self, number: int, began: float, outcome: Outcome, loss: float, decode_time: float, master_time: float

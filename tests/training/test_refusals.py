@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import IterableDataset, TensorDataset
 
 from gradcode.training import ModelObjective
-from gradcode.training.objective import check_mean
+from gradcode.training.checks import check_mean
 
 Build = Callable[..., ModelObjective]
 Pairs = Callable[..., TensorDataset]

@@ -2,6 +2,6 @@
 
 from gradcode.clusters.local import LocalCluster
 from gradcode.clusters.simulated import SimulatedCluster
-from gradcode.clusters.simulation import ScriptedLoss
+from gradcode.clusters.station import ScriptedLoss
 
 __all__ = ["LocalCluster", "ScriptedLoss", "SimulatedCluster"]

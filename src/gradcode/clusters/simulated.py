@@ -14,7 +14,8 @@ from gradcode.clusters.driver import ON_SHORTFALL, OnShortfall
 from gradcode.clusters.edge import check_edges
 from gradcode.clusters.injected import delay_table
 from gradcode.clusters.once import Once
-from gradcode.clusters.simulation import Run, ScriptedLoss, Station, World
+from gradcode.clusters.simulation import Run
+from gradcode.clusters.station import ScriptedLoss, Station, World
 from gradcode.delays import Delays, DelayTable
 from gradcode.delays.law import Source as DelaySource
 from gradcode.errors import GradcodeError, Shortfall

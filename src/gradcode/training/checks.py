@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
+
+from gradcode.training.seeding import preserved
+
+if TYPE_CHECKING:
+    from gradcode.training.objective import ModelObjective
 
 SPARSE = (
     "a parameter has a sparse gradient (an Embedding with sparse=True); rows of weighted sums are dense: "
@@ -98,3 +105,38 @@ def scalar_mean(loss: Any) -> Tensor:
             f'use reduction="mean"'
         )
     return loss
+
+
+def check_mean(objective: ModelObjective, samples: int = 4) -> None:
+    """Checks on a few samples that the loss is a mean: seeing every sample twice must not change it.
+
+    Raises:
+        ValueError: the loss is not a scalar, or not a mean (a sum doubles).
+    """
+    model, sampling = objective.model, objective.sampling
+    indices = sampling.indices(0, 0)[:samples]
+    with modes_kept(model), preserved(), torch.no_grad():
+        model.eval()
+        objective._device, objective._staged = torch.device("cpu"), False
+        once, twice = (
+            float(scalar_mean(objective.loss_fn(*objective.forward(model, objective._batch(0, 0, chosen)))))
+            for chosen in (indices, np.concatenate((indices, indices)))
+        )
+    tolerance = 0.05 if objective.dtype.itemsize < 4 else 1e-3
+    if np.isfinite([once, twice]).all() and abs(twice - once) > tolerance * max(abs(once), abs(twice), 1e-12):
+        raise ValueError(
+            f"loss_fn is not a mean over samples: {len(indices)} samples give {once:.6g}, the same samples twice give "
+            f'{twice:.6g}. Gradients of partitions add up only for a mean: use reduction="mean", or pass '
+            f"check_loss=False if you know that it is one"
+        )
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Leaves every module in training or evaluation mode, as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

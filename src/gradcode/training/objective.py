@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from gradcode.protocol import Block, Floats
-from gradcode.training.checks import SPARSE, check_dataset, scalar_mean, trainable_parameters
+from gradcode.training.checks import SPARSE, check_dataset, modes_kept, scalar_mean, trainable_parameters
 from gradcode.training.sampling import Sampling
 from gradcode.training.seeding import derive, preserved, seed_everything
 
@@ -367,7 +367,7 @@ class ModelObjective:
         if not before:
             return []
         layers: set[str] = set()
-        with _modes_kept(self.model), preserved(), torch.no_grad():
+        with modes_kept(self.model), preserved(), torch.no_grad():
             self.model.train()
             self._device, self._staged = torch.device("cpu"), False
             try:
@@ -388,41 +388,6 @@ class ModelObjective:
     def _save_buffers(self, statistics: Floats) -> None:
         if self.moving:
             self.store_buffers(torch.from_numpy(statistics))
-
-
-def check_mean(objective: ModelObjective, samples: int = 4) -> None:
-    """Checks on a few samples that the loss is a mean: seeing every sample twice must not change it.
-
-    Raises:
-        ValueError: the loss is not a scalar, or not a mean (a sum doubles).
-    """
-    model, sampling = objective.model, objective.sampling
-    indices = sampling.indices(0, 0)[:samples]
-    with _modes_kept(model), preserved(), torch.no_grad():
-        model.eval()
-        objective._device, objective._staged = torch.device("cpu"), False
-        once, twice = (
-            float(scalar_mean(objective.loss_fn(*objective.forward(model, objective._batch(0, 0, chosen)))))
-            for chosen in (indices, np.concatenate((indices, indices)))
-        )
-    tolerance = 0.05 if objective.dtype.itemsize < 4 else 1e-3
-    if np.isfinite([once, twice]).all() and abs(twice - once) > tolerance * max(abs(once), abs(twice), 1e-12):
-        raise ValueError(
-            f"loss_fn is not a mean over samples: {len(indices)} samples give {once:.6g}, the same samples twice give "
-            f'{twice:.6g}. Gradients of partitions add up only for a mean: use reduction="mean", or pass '
-            f"check_loss=False if you know that it is one"
-        )
-
-
-@contextmanager
-def _modes_kept(model: nn.Module) -> Iterator[None]:
-    """Leaves every module in training or evaluation mode, as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _to(batch: Any, device: torch.device) -> Any:
