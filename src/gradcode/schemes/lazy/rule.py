@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradcode.errors import GradcodeError, GradcodeWarning
+from gradcode.errors import GradcodeWarning
 from gradcode.protocol import Step
 
 if TYPE_CHECKING:
@@ -64,15 +64,11 @@ class Rule:
         return f"xi={xi}" + ("" if self.step_size is None else f", step_size={self.step_size:g}")
 
     def threshold(self, step: Step) -> float:
-        """What the squared change of a voter's gradient must pass.
-
-        Raises:
-            GradcodeError: the step size is not positive.
-        """
+        """What the squared change of a voter's gradient must pass."""
         rate = step.learning_rate if self.step_size is None else self.step_size
         if step.plain or (step.plain is None and self.step_size is not None):
-            if not rate > 0:
-                raise GradcodeError(f"the learning rate is {rate}: the lazy rule divides by it; give step_size=")
+            if not rate > 0:  # a warm-up's first steps: nothing has moved
+                return 0.0
             sizes = np.array(step.displacements[: self.history]) / rate**2
         else:
             self._warn(step)
