@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 from gradcode.protocol import Coefficient, Order, Past, Source, Version
-
-_PIECE = 1 << 18  # coordinates that are looked at together, so that what lies between stays in the processor's cache
+from gradcode.schemes.decoding import squared_norm
 
 
 class Shelf(Protocol):
@@ -90,7 +88,7 @@ class PastGradients:
             reference = self._reference.zero_()
             if not self._add(reference, wanted, 1.0, order, computed):
                 return None
-        change = _squared_distance(vector[: reference.shape[0]], reference)
+        change = squared_norm(vector[: reference.shape[0]], reference)
         threshold = order.compare.threshold
         # What is not a number is sent, so that the master sees it.
         return Found(threshold is None or not change <= threshold, change)
@@ -154,15 +152,6 @@ def add(vector: Tensor, gradient: Tensor, coefficient: Coefficient, whole: int) 
         half = (length + 1) // 2
         vector[:half][: length - half].sub_(gradient[half:], alpha=coefficient.imag)
         vector[half : 2 * half].add_(gradient[:half], alpha=coefficient.imag)
-
-
-def _squared_distance(first: Tensor, second: Tensor) -> float:
-    """‖first − second‖², added up in float64 without a copy of their length."""
-    total = 0.0
-    for begin in range(0, first.shape[0], _PIECE):
-        piece = slice(begin, begin + _PIECE)
-        total += float((first[piece] - second[piece]).square_().sum(dtype=torch.float64))
-    return total
 
 
 def _compared(order: Order) -> tuple[Past, ...]:

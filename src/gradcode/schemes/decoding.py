@@ -70,6 +70,18 @@ def packed_sum(rows: Tensor, weights: npt.NDArray[np.complex128], out: Tensor) -
     weighted_sum(rows[:, :rest], weights.imag, second, add=True)
 
 
+def squared_norm(first: Tensor, second: Tensor | None = None) -> float:
+    """‖first − second‖², or ‖first‖², added up in float64, without a copy of their length."""
+    import torch
+
+    total = 0.0
+    for begin in range(0, first.shape[0], PIECE):
+        piece = first[begin : begin + PIECE]
+        piece = piece if second is None else piece - second[begin : begin + PIECE]
+        total += float(piece.square().sum(dtype=torch.float64))
+    return total
+
+
 def _sparse_sum(
     rows: Tensor, chosen: npt.NDArray[np.intp], weights: npt.NDArray[np.float64], out: Tensor, add: bool
 ) -> None:

@@ -36,8 +36,8 @@ def test_the_learning_rate_is_the_optimizers() -> None:
 def test_of_other_optimizers_the_gradients_count() -> None:
     """Under plain SGD the two are one: Δ_d = α²‖∇‖²."""
     rule = Rule(voters=5, xi=0.1, step_size=None)
-    rule.note(torch.tensor([3.0, 4.0]))
-    rule.note(torch.tensor([0.0, 1.0]))
+    rule.note(25.0)
+    rule.note(1.0)
     with pytest.warns(GradcodeWarning, match="proved for plain SGD only"):
         found = rule.threshold(Step(0.5, (7.0, 7.0), plain=False))
     assert found == pytest.approx(0.1 * 26 / 25)

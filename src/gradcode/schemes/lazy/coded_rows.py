@@ -99,8 +99,8 @@ class CodedRows(Groups):
         if self._fresh:
             weighted_sum(rows, np.asarray(self.code.decode(self._replies).weights, dtype=np.float64), out)
 
-    def _judge(self, rows: Tensor, out: Tensor) -> None:
-        super()._judge(rows, out)
+    def _judge(self, rows: Tensor, out: Tensor, norm: float) -> None:
+        super()._judge(rows, out, norm)
         if self._fresh:
             self.exact, self.error = True, self.code.decode(self._replies).error
 

@@ -30,6 +30,7 @@ from gradcode.protocol import (
     Scheme,
     Version,
 )
+from gradcode.schemes.decoding import squared_norm
 from gradcode.schemes.grouping import not_a_divisor
 from gradcode.schemes.lazy.rule import Rule
 from gradcode.schemes.lazy.voters import Points, Smoothness, Table
@@ -128,6 +129,8 @@ class Groups:
         self._distances: Floats = np.full(self.groups, np.inf)
         self._now: Version | None = None
         self._asked: list[int] | None = None  # groups; None: no iteration has begun
+        self._compared: dict[int, Compare | None] = {}  # of those asked
+        self._new: set[int] = set()  # groups that had sent nothing before this iteration
         self._replies: dict[int, Reply] = {}  # group -> the first
         self._late = False
 
@@ -192,6 +195,8 @@ class Groups:
             asked = due | (changes > threshold)
             self._here = iteration.step.parameters.clone() if asked.any() else None
         self._asked = np.flatnonzero(asked).tolist()
+        self._new = set(np.flatnonzero(~stored).tolist())
+        self._compared = {group: None if due[group] else self._against(group, threshold) for group in self._asked}
         self.done = not self._asked
         if self.done:
             return ()
@@ -202,7 +207,7 @@ class Groups:
                 worker,
                 worker,
                 self._shards[group],
-                compare=None if due[group] else self._against(group, threshold),
+                compare=self._compared[group],
             )
             for group in self._asked
             for worker in self._members[group]
@@ -277,8 +282,9 @@ class Groups:
                 self._kept[group], self._origins[group] = Version(group, self._count), worker
         if self._here is not None:
             self._points.move(fresh, self._here)
-        self.rule.note(out)
-        self._judge(rows, out)
+        size = squared_norm(out)
+        self.rule.note(size)
+        self._judge(rows, out, size**0.5)
 
     def _sum(self, rows: Tensor, out: Tensor) -> None:
         assert self._table.total is not None
@@ -292,7 +298,7 @@ class Groups:
             change = self._replies[group].change if self._revisits else self._table.change(group, row)
             self.smoothness.note(group, change, float(self._distances[group]))
 
-    def _judge(self, rows: Tensor, out: Tensor) -> None:
+    def _judge(self, rows: Tensor, out: Tensor, norm: float) -> None:
         """‖Σ_g ĝ_g − g‖ ≤ Σ ‖change of what was not sent‖, and Σ_j ‖g_j‖ ≥ ‖g‖."""
         import torch
 
@@ -303,7 +309,6 @@ class Groups:
         if not old:
             return
         off = sum(map(self._change, old))
-        norm = float(out.double().square().sum()) ** 0.5
         self.error += off / (norm - off) if off < norm else float("inf")
 
     def _change(self, group: int) -> float:
@@ -336,7 +341,7 @@ class Groups:
                 message = self._notice * message if self._notice else np.zeros(message.shape)
             first = (self._load(group) * pace[:, members] + message).min(axis=1)
             time = np.maximum(time, first)
-            if reply is not None and reply.order.compare is None:
+            if group in self._new:
                 needed = np.maximum(needed, first)
         if self.deadline is None:
             return time
@@ -344,8 +349,7 @@ class Groups:
 
     def _load(self, group: int) -> int:
         """Gradients that a worker of the group computes."""
-        reply = self._replies.get(group)
-        twice = self._revisits and reply is not None and reply.order.compare is not None
+        twice = self._revisits and self._compared.get(group) is not None
         return len(self._shards[group]) * (2 if twice else 1)
 
     def state_dict(self) -> dict[str, Any]:

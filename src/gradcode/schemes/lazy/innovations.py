@@ -28,7 +28,7 @@ from gradcode.protocol import (
     Version,
 )
 from gradcode.schemes.coded import Coded
-from gradcode.schemes.decoding import packed_sum, weighted_sum
+from gradcode.schemes.decoding import packed_sum, squared_norm, weighted_sum
 from gradcode.schemes.lazy.rule import Rule
 from gradcode.schemes.lazy.voters import Points, Smoothness
 
@@ -265,8 +265,9 @@ class Innovations:
         assert self._total is not None
         out.copy_(self._total)
         self._ages += 1
-        self.rule.note(out)
-        self._judge(out)
+        size = squared_norm(out)
+        self.rule.note(size)
+        self._judge(size**0.5)
 
     def _add(self, rows: Tensor, out: Tensor) -> None:
         """Adds the decoded change to the sum, or begins the sum anew."""
@@ -297,7 +298,7 @@ class Innovations:
                 for j in reply.order.combination:
                     self.smoothness.note(j, reply.change, float(way) ** 2)
 
-    def _judge(self, out: Tensor) -> None:
+    def _judge(self, norm: float) -> None:
         """‖Σ_j g_j(θ̂_j) − g‖ ≤ Σ L_j‖θ̂_j − θ‖ over what is not fresh, and Σ_j ‖g_j‖ ≥ ‖g‖."""
         fresh = range(self.partitions) if self.whole else self.selected
         decoded = bool(self.selected) and self._decodable
@@ -308,7 +309,6 @@ class Innovations:
             with np.errstate(invalid="ignore"):
                 changes = np.nan_to_num(self.smoothness.values[old] * self._distances[old] ** 0.5, nan=np.inf)
             off = float("inf") if self.minibatches else float(changes.sum())
-            norm = float(out.double().square().sum()) ** 0.5
             self.error += off / (norm - off) if off < norm else float("inf")
 
     # How long it takes, and what outlives an iteration

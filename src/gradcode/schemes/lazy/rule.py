@@ -5,15 +5,12 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gradcode.errors import GradcodeWarning
 from gradcode.protocol import Step
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 FEW = 4
 """Voters below which Σ_d ξ_d ≥ 1 has been seen not to converge (lagc.md 9.4)."""
@@ -75,9 +72,9 @@ class Rule:
             sizes = np.array(self._norms)
         return float(self.xi[: len(sizes)] @ sizes) / self.voters**2
 
-    def note(self, gradient: Tensor) -> None:
-        """The gradient that this iteration uses."""
-        self._norms.appendleft(float(gradient.double().square().sum()))
+    def note(self, squared_norm: float) -> None:
+        """‖∇‖² of the gradient that this iteration uses."""
+        self._norms.appendleft(squared_norm)
 
     def state_dict(self) -> dict[str, Any]:
         return {"norms": list(self._norms)}

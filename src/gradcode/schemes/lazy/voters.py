@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradcode.protocol import Floats
-from gradcode.schemes.decoding import weighted_sum
+from gradcode.schemes.decoding import PIECE, squared_norm, weighted_sum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,6 @@ AFRESH = 100
 """Iterations after which a running sum is added up afresh from its table."""
 _EVERY = 5  # iterations; in one of so many a second gradient is computed for an estimate
 _WINDOW = 10  # changes of a voter's gradient that its estimated smoothness is the largest of
-_PIECE = 1 << 18  # coordinates; see gradcode.schemes.decoding
 
 
 class Points:
@@ -39,7 +38,7 @@ class Points:
         for voter, point in enumerate(self._of):
             if point is not None:
                 if id(point) not in known:
-                    known[id(point)] = float((point - parameters).double().square().sum())
+                    known[id(point)] = squared_norm(point, parameters)
                 found[voter] = known[id(point)]
         return found
 
@@ -137,15 +136,15 @@ class Table:
         if self.rows is None or not self.stored[voter]:
             return float("nan")
         old = self.rows[voter]
-        return float((row[: old.shape[0]] - old).double().square().sum())
+        return squared_norm(row[: old.shape[0]], old)
 
     def _replace(self, old: Tensor, new: Tensor, weight: float | None) -> None:
         assert self.total is not None
         if weight is None:
             old.copy_(new)
             return
-        for begin in range(0, old.shape[0], _PIECE):
-            piece = slice(begin, begin + _PIECE)
+        for begin in range(0, old.shape[0], PIECE):
+            piece = slice(begin, begin + PIECE)
             fresh = new[piece].to(old.dtype)
             self.total[piece].add_(fresh - old[piece], alpha=weight)
             old[piece] = fresh
