@@ -244,8 +244,8 @@ def test_registry() -> None:
     with pytest.raises(
         ValueError,
         match=re.escape(
-            "scheme 'fast' is unknown; there are block_coordinate, coded, fastest, greedy, hierarchical, "
-            "partial, uncoded"
+            "scheme 'fast' is unknown; there are block_coordinate, coded, fastest, fastest_blocks, greedy, "
+            "hierarchical, partial, uncoded"
         ),
     ):
         schemes.by_name("fast")

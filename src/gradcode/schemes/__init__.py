@@ -1,16 +1,17 @@
 """The methods: one file each, a state machine without clock, process or socket.
 
-=============  ==================================================================================================
-scheme         parts
-=============  ==================================================================================================
-uncoded        one partition per worker, wait for all
-fastest        one partition per worker, wait for k, rescale
-coded          rows of an encoding matrix, wait until decodable, or until a deadline and take the least squares
-hierarchical   a row of an outer code per edge node, which decodes it from its workers' rows of an inner code
-block_coord.   blocks of rows of encoding matrices that tolerate more along the way, wait until each is decodable
-partial        one chunk after the other, held; then one message each of what was finished, with coefficients for it
-greedy         edge nodes without redundancy, wait for the quickest at both levels, rescale
-=============  ==================================================================================================
+==============  ==================================================================================================
+scheme          parts
+==============  ==================================================================================================
+uncoded         one partition per worker, wait for all
+fastest         one partition per worker, or each on several, wait for k, rescale
+fastest_blocks  a block of coordinates per worker, wait for k, leave the others' coordinates
+coded           rows of an encoding matrix, wait until decodable, or until a deadline and take the least squares
+hierarchical    a row of an outer code per edge node, which decodes it from its workers' rows of an inner code
+block_coord.    blocks of rows of encoding matrices that tolerate more along the way, wait until each is decodable
+partial         one chunk after the other, held; then one message each of what was finished, with coefficients for it
+greedy          edge nodes without redundancy, wait for the quickest at both levels, rescale
+==============  ==================================================================================================
 
 ``elastic`` wraps any of them: it is rebuilt for the workers that are there.
 
@@ -22,6 +23,7 @@ from gradcode.schemes.bounds import fluid_bound
 from gradcode.schemes.coded import Coded, coded, uncoded
 from gradcode.schemes.elastic import Elastic, elastic
 from gradcode.schemes.fastest import Fastest, fastest
+from gradcode.schemes.fastest_blocks import FastestBlocks, fastest_blocks
 from gradcode.schemes.hierarchical import Greedy, Hierarchical, greedy, hierarchical
 from gradcode.schemes.partial import PartialStragglers, partial
 from gradcode.schemes.registry import SchemeEntry, available, by_name
@@ -31,6 +33,7 @@ __all__ = [
     "Coded",
     "Elastic",
     "Fastest",
+    "FastestBlocks",
     "Greedy",
     "Hierarchical",
     "PartialStragglers",
@@ -41,6 +44,7 @@ __all__ = [
     "coded",
     "elastic",
     "fastest",
+    "fastest_blocks",
     "fluid_bound",
     "greedy",
     "hierarchical",
