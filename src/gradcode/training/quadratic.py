@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from gradcode.codes import checks
 from gradcode.protocol import Block, Floats
 
 
@@ -36,6 +37,8 @@ class LinearObjective(ABC):
 
     buffers = 0
     separable = True
+    bend: float
+    """The largest second derivative of ℓ by its prediction."""
 
     def __init__(
         self,
@@ -60,7 +63,7 @@ class LinearObjective(ABC):
         self.statistics = 2
         self.model = _Vector(self.length, dtype)
         self.trainable: list[nn.Parameter] = [self.model.theta]
-        cuts = np.rint(np.linspace(0, self.samples, partitions + 1)).astype(np.int64)
+        cuts = checks.even_cuts(self.samples, partitions)
         self._sizes: npt.NDArray[np.int64] = np.diff(cuts)
         # (K, m, L) and (K, m): partitions of unequal size are filled up with rows that count for nothing.
         longest = int(self._sizes.max())
@@ -81,13 +84,35 @@ class LinearObjective(ABC):
     def _slopes(self, predictions: Tensor, values: Tensor) -> Tensor:
         """dℓ/d(prediction) of each sample."""
 
+    @property
+    def features(self) -> Tensor:
+        """(n, L), the rows of all partitions one after another."""
+        return self._rows[self._counts.bool()]
+
+    @property
+    def targets(self) -> Tensor:
+        """(n,)."""
+        return self._values[self._counts.bool()]
+
     def loss(self, theta: Tensor) -> float:
         """The whole objective at ``theta`` (L,)."""
         return float(self._of(theta, slice(None))[1].sum())
 
+    def value(self, theta: Tensor) -> float:
+        """What is to be made small in the end, at ``theta`` (L,): the objective itself, unless the data is encoded."""
+        return self.loss(theta)
+
+    def smoothness(self) -> float:
+        """The largest curvature that the objective can have: gradient descent at one over it does not diverge."""
+        return self.bend * largest_square(self.features) / self.samples + self.regularisation
+
     def gradient(self, theta: Tensor) -> Tensor:
         """Its gradient at ``theta``, (L,)."""
-        return self._of(theta, slice(None))[0].sum(0)
+        return self.gradients(theta).sum(0)
+
+    def gradients(self, theta: Tensor) -> Tensor:
+        """g_j of every partition at ``theta``, (K, L): they add up to the gradient."""
+        return self._of(theta, slice(None))[0]
 
     def _of(self, theta: Tensor, chosen: slice, columns: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Gradients (k, columns) and losses (k,) of some partitions, each times n_j/n."""
@@ -96,9 +121,14 @@ class LinearObjective(ABC):
         slopes = self._slopes(predictions, values) * counts
         weights = counts.sum(1) / self.samples
         gradients = torch.einsum("km,kml->kl", slopes, rows[:, :, columns]) / self.samples
-        gradients.add_(weights[:, None] * theta[columns], alpha=self.regularisation)
+        slope, penalty = self._ridge(theta, columns)
+        gradients.add_(weights[:, None] * slope)
         losses = (self._losses(predictions, values) * counts).sum(1) / self.samples
-        return gradients, losses + weights * (self.regularisation / 2 * theta.dot(theta))
+        return gradients, losses + weights * penalty
+
+    def _ridge(self, theta: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
+        """The regulariser's gradient in these columns, and its value."""
+        return self.regularisation * theta[columns], self.regularisation / 2 * theta.dot(theta)
 
     # What a session and a cluster ask: see gradcode.protocol.Source and gradcode.training.objective
 
@@ -190,6 +220,16 @@ class LeastSquares(LinearObjective):
     [-0.5, -0.5]
     """
 
+    bend = 1.0
+
+    def minimiser(self) -> Tensor:
+        """Where the objective is smallest, (L,); of several such points the one of smallest norm."""
+        ridge = torch.eye(self.length, dtype=self.dtype) * (self.samples * self.regularisation) ** 0.5
+        system = torch.cat([self.features, ridge])
+        aims = torch.cat([self.targets, self.targets.new_zeros(self.length)])
+        solution: Tensor = torch.linalg.lstsq(system, aims[:, None], driver="gelsd").solution
+        return solution[:, 0]
+
     def _losses(self, predictions: Tensor, values: Tensor) -> Tensor:
         return (predictions - values).square() / 2
 
@@ -204,6 +244,8 @@ class Logistic(LinearObjective):
     >>> objective.gradient(torch.zeros(2, dtype=torch.float64)).tolist()
     [-0.25, 0.25]
     """
+
+    bend = 0.25
 
     def __init__(
         self,
@@ -223,6 +265,13 @@ class Logistic(LinearObjective):
 
     def _slopes(self, predictions: Tensor, values: Tensor) -> Tensor:
         return -values * torch.sigmoid(-values * predictions)
+
+
+def largest_square(matrix: Tensor) -> float:
+    """The largest singular value, squared."""
+    wide = matrix.shape[0] < matrix.shape[1]
+    gram = matrix @ matrix.T if wide else matrix.T @ matrix
+    return float(torch.linalg.eigvalsh(gram)[-1])
 
 
 class _Vector(nn.Module):
