@@ -217,6 +217,7 @@ FLOORS = {
     "session": 5,
     "trainer": 5,
     "planning": 5,
+    "solvers": 6,
     "reporting": 6,
     "catalog": 6,
     "experiments": 7,

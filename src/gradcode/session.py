@@ -35,9 +35,11 @@ Listener = Callable[[Report], None]
 class Objective(Source, Protocol):
     """What a session asks of what it trains, beside what workers do: the master's side."""
 
-    model: nn.Module
     trainable: list[nn.Parameter]
     dtype: torch.dtype
+
+    @property
+    def model(self) -> nn.Module: ...
 
     @property
     def iterations(self) -> int:
