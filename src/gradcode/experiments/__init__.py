@@ -5,6 +5,7 @@ A new experiment is one file here, or one folder, that registers its function wi
 """
 
 import gradcode.experiments.block_coordinate
+import gradcode.experiments.encoded
 import gradcode.experiments.hierarchical
 import gradcode.experiments.partial  # noqa: F401 -- they register themselves
 from gradcode.experiments.comparison import Comparison, Comparisons, write_table

@@ -16,7 +16,7 @@ from gradcode.codes.encoders.frames import paley, steiner
 from gradcode.codes.encoders.gaussian import gaussian
 from gradcode.codes.encoders.isometry import Brip, brip, spectra
 from gradcode.codes.encoders.registry import REGISTRY, Entry, create, register
-from gradcode.codes.encoders.replication import replication
+from gradcode.codes.encoders.replication import Replication, replication
 from gradcode.codes.encoders.transformed import haar, hadamard
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Brip",
     "Encoder",
     "Entry",
+    "Replication",
     "brip",
     "create",
     "gaussian",
