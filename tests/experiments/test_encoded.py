@@ -25,10 +25,10 @@ SMALL = Scale(
     ks=(12,),
     gradient=40,
     second=15,
-    coordinates=20,
-    rest=20,
+    coordinates=12,
+    rest=12,
     timed=1,
-    paced=4,
+    paced=3,
 )
 
 
