@@ -42,7 +42,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         gradcode.sessions  # noqa: B018
 
 
-@pytest.mark.parametrize("room", ["clusters", "codes", "delays", "schemes", "training"])
+@pytest.mark.parametrize("room", ["clusters", "codes", "delays", "schemes", "solvers", "training"])
 def test_rooms_offer_what_they_list(room: str) -> None:
     module = importlib.import_module(f"gradcode.{room}")
     assert module.__all__ and all(hasattr(module, name) for name in module.__all__)

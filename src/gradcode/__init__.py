@@ -13,7 +13,7 @@ from gradcode import errors
 from gradcode.errors import GradcodeError, GradcodeWarning
 
 if TYPE_CHECKING:
-    from gradcode import catalog, clusters, codes, delays, planning, reporting, schemes, training
+    from gradcode import catalog, clusters, codes, delays, planning, reporting, schemes, solvers, training
     from gradcode.clusters import LocalCluster, SimulatedCluster
     from gradcode.clusters.ray import RayCluster
     from gradcode.protocol import Report
@@ -31,7 +31,7 @@ _LAZY = {
     "Step": "gradcode.session",
     "Trainer": "gradcode.trainer",
 }
-_ROOMS = ("catalog", "clusters", "codes", "delays", "planning", "reporting", "schemes", "training")
+_ROOMS = ("catalog", "clusters", "codes", "delays", "planning", "reporting", "schemes", "solvers", "training")
 
 __all__ = [
     "GradcodeError",
@@ -51,6 +51,7 @@ __all__ = [
     "planning",
     "reporting",
     "schemes",
+    "solvers",
     "training",
 ]
 if importlib.util.find_spec("ray"):  # else `from gradcode import *` would ask for what cannot be had

@@ -168,6 +168,27 @@ def test_fastest_uses_the_first_k(kind: str) -> None:
             assert float((decoded(model) - expected).norm() / expected.norm()) < 1e-5
 
 
+def test_the_first_k_blocks_are_the_plain_gradients(kind: str) -> None:
+    """Three workers are silent, and with them the coordinates of their blocks; they have no part in the gradient."""
+    patterns = [(5, 6, 7), (0, 2, 4)]
+    model, dataset = cnn(), images()
+    length = sum(p.numel() for p in model.parameters())
+    scheme = schemes.fastest_blocks(WORKERS, k=5, length=length, partitions=2)
+    sampling = Sampling(len(dataset), 2, BATCH, SEED)
+    cluster = CLUSTERS[kind](WORKERS, delays=straggling(patterns, WORKERS))
+    with gradcode.Session(model, nn.CrossEntropyLoss(), dataset, BATCH, scheme, cluster, SEED) as session:
+        for step, silent in zip(session.epoch(), patterns, strict=False):
+            step.backward()
+            expected = sum(plain_gradients(model, dataset, sampling, step.number))
+            for worker in silent:
+                expected[slice(*scheme.blocks[worker])] = 0.0
+            assert scheme.responders == tuple(sorted(set(range(WORKERS)) - set(silent)))
+            # A parameter of which nobody computed anything took no part: its gradient is None.
+            found = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
+            flat = torch.cat([gradient.flatten() for gradient in found])
+            assert float((flat - expected).norm() / expected.norm()) < 1e-5
+
+
 def test_predicted_time_is_the_time(kind: str) -> None:
     """``duration`` on the delays of an iteration is the simulated time exactly, the emulated time nearly."""
     delays = gradcode.delays.Pareto(shape=2.0, scale=0.02)

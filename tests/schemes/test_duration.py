@@ -35,6 +35,8 @@ SCHEMES: dict[str, Callable[[float | None], RowScheme]] = {
     **{name: (lambda deadline, build=build: schemes.coded(build(), deadline)) for name, build in CODES.items()},
     "grouped": lambda deadline: schemes.coded(codes.cyclic_repetition(N, 2, partitions=13), deadline),
     **{f"fastest {k}": (lambda deadline, k=k: schemes.fastest(N, k)) for k in (1, 4, N)},
+    **{f"fastest {k} of pairs": (lambda deadline, k=k: schemes.fastest(N, k, 7, replicas=2)) for k in (4, N)},
+    "fastest 3 blocks": lambda deadline: schemes.fastest_blocks(N, 3, 15, 2),
 }
 ITERATIONS = 60
 
@@ -45,9 +47,9 @@ def test_every_code_is_here() -> None:
 
 def simulated(scheme: RowScheme, compute: np.ndarray, communicate: np.ndarray) -> np.ndarray:
     """(iterations,) seconds that the simulated cluster takes with these delays; inf: it never ends."""
-    rng = np.random.default_rng(0)
+    rng, length = np.random.default_rng(0), scheme.layout.length or 2
     objective = LeastSquares(
-        rng.standard_normal((20, 2)), rng.standard_normal(20), scheme.partitions, dtype=torch.float32
+        rng.standard_normal((20, length)), rng.standard_normal(20), scheme.partitions, dtype=torch.float32
     )
     cluster = gradcode.SimulatedCluster(N, DelayTable.from_array(compute, communicate))
     times: list[float] = []

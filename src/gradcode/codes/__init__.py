@@ -7,9 +7,11 @@ Which one to choose: `fractional_repetition` unless there is a reason against it
 every worker must have the same load at every size; `heterogeneous` when speeds differ; `batched_coupon` when
 stragglers are random and many; `hierarchical` when workers answer through edge nodes; `stochastic` when an
 approximate gradient is enough. `REGISTRY` says for each what it trades.
+
+`encoders` is something else: matrices that encode the data instead of the gradients, and are never decoded.
 """
 
-from gradcode.codes import chunks
+from gradcode.codes import chunks, encoders
 from gradcode.codes.block import BlockCode, Level, block
 from gradcode.codes.code import Decoding, GradientCode
 from gradcode.codes.coupon import batched_coupon
@@ -40,6 +42,7 @@ __all__ = [
     "create",
     "cyclic_mds",
     "cyclic_repetition",
+    "encoders",
     "entry",
     "fractional_repetition",
     "heterogeneous",

@@ -6,6 +6,7 @@ A new experiment is one file here, or one folder, that registers its function wi
 
 import gradcode.experiments.block_coordinate
 import gradcode.experiments.coupon
+import gradcode.experiments.encoded
 import gradcode.experiments.hierarchical
 import gradcode.experiments.lagc
 import gradcode.experiments.partial  # noqa: F401 -- they register themselves

@@ -1,20 +1,21 @@
 """The methods: one file each, a state machine without clock, process or socket.
 
-=============  ==================================================================================================
-scheme         parts
-=============  ==================================================================================================
-uncoded        one partition per worker, wait for all
-fastest        one partition per worker, wait for k, rescale
-coded          rows of an encoding matrix, wait until decodable, or until a deadline and take the least squares
-hierarchical   a row of an outer code per edge node, which decodes it from its workers' rows of an inner code
-block_coord.   blocks of rows of encoding matrices that tolerate more along the way, wait until each is decodable
-coupon         random partitions, each sent by itself; wait until each has come from somebody
-partial        one chunk after the other, held; then one message each of what was finished, with coefficients for it
-greedy         edge nodes without redundancy, wait for the quickest at both levels, rescale
-grouping       fractional repetition, the first of each group ends the others' work
-lag, glag      a worker's or a group's gradient only if it has changed; else the one it sent last
-lagc           coded sums of the changes of those partitions that have changed
-=============  ==================================================================================================
+==============  ==================================================================================================
+scheme          parts
+==============  ==================================================================================================
+uncoded         one partition per worker, wait for all
+fastest         one partition per worker, or each on several, wait for k, rescale
+fastest_blocks  a block of coordinates per worker, wait for k, leave the others' coordinates
+coded           rows of an encoding matrix, wait until decodable, or until a deadline and take the least squares
+hierarchical    a row of an outer code per edge node, which decodes it from its workers' rows of an inner code
+block_coord.    blocks of rows of encoding matrices that tolerate more along the way, wait until each is decodable
+coupon          random partitions, each sent by itself; wait until each has come from somebody
+partial         one chunk after the other, held; then one message each of what was finished, with coefficients for it
+greedy          edge nodes without redundancy, wait for the quickest at both levels, rescale
+grouping        fractional repetition, the first of each group ends the others' work
+lag, glag       a worker's or a group's gradient only if it has changed; else the one it sent last
+lagc            coded sums of the changes of those partitions that have changed
+==============  ==================================================================================================
 
 ``elastic`` wraps any of them: it is rebuilt for the workers that are there.
 
@@ -28,6 +29,7 @@ from gradcode.schemes.coded import Coded, coded, uncoded
 from gradcode.schemes.coupon import CouponCollector, coupon
 from gradcode.schemes.elastic import Elastic, elastic
 from gradcode.schemes.fastest import Fastest, fastest
+from gradcode.schemes.fastest_blocks import FastestBlocks, fastest_blocks
 from gradcode.schemes.grouping import Grouping, grouping
 from gradcode.schemes.hierarchical import Greedy, Hierarchical, greedy, hierarchical
 from gradcode.schemes.lazy import glag, lag, lagc
@@ -40,6 +42,7 @@ __all__ = [
     "CouponCollector",
     "Elastic",
     "Fastest",
+    "FastestBlocks",
     "Greedy",
     "Grouping",
     "Hierarchical",
@@ -52,6 +55,7 @@ __all__ = [
     "coupon",
     "elastic",
     "fastest",
+    "fastest_blocks",
     "fluid_bound",
     "glag",
     "greedy",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -80,6 +80,24 @@ class RowScheme(ABC):
     def awaits(self) -> int:
         """Replies that must still come at least; see :class:`gradcode.protocol.Scheme`."""
         return 1 if self._late else max(1, self._fewest - len(self._arrived))
+
+    @property
+    def responders(self) -> tuple[int, ...]:
+        """Who has answered in this iteration, or in the last one: the workers whose rows are there."""
+        return tuple(sorted(self._arrived))
+
+    def weights(self, workers: Iterable[int]) -> Floats:
+        """(N,) with which the rows of these workers alone, of this iteration or the last one, are added up.
+
+        They estimate the target from fewer rows than the scheme has waited for.
+
+        Raises:
+            ValueError: there has been no iteration, or one of them has not answered in it.
+        """
+        chosen = set(workers)
+        if self._iteration is None or not chosen <= self._arrived:
+            raise ValueError(f"workers={sorted(chosen)} must be among those that have answered, {self.responders}")
+        return np.asarray(self._weights(chosen, self._iteration).weights)
 
     @abstractmethod
     def _suffice(self, arrived: set[int], iteration: Iteration) -> bool:

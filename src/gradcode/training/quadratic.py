@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from gradcode.codes import checks
 from gradcode.protocol import Block, Floats
 
 
@@ -38,7 +39,8 @@ class LinearObjective(ABC):
 
     buffers = 0
     separable = True
-    _curvature = 1.0  # a bound on ℓ''
+    bend: float
+    """The largest second derivative of ℓ by its prediction."""
 
     def __init__(
         self,
@@ -82,19 +84,41 @@ class LinearObjective(ABC):
     def _slopes(self, predictions: Tensor, values: Tensor) -> Tensor:
         """dℓ/d(prediction) of each sample."""
 
+    @property
+    def features(self) -> Tensor:
+        """(n, L), the rows of all partitions one after another."""
+        return self._rows[self._counts.bool()]
+
+    @property
+    def targets(self) -> Tensor:
+        """(n,)."""
+        return self._values[self._counts.bool()]
+
     def loss(self, theta: Tensor) -> float:
         """The whole objective at ``theta`` (L,)."""
         return float(self._of(theta, slice(None))[1].sum())
 
+    def value(self, theta: Tensor) -> float:
+        """What is to be made small in the end, at ``theta`` (L,): the objective itself, unless the data is encoded."""
+        return self.loss(theta)
+
+    def smoothness(self) -> float:
+        """The largest curvature that the objective can have: gradient descent at one over it does not diverge."""
+        return self.bend * largest_square(self.features) / self.samples + self.regularisation
+
     def gradient(self, theta: Tensor) -> Tensor:
         """Its gradient at ``theta``, (L,)."""
-        return self._of(theta, slice(None))[0].sum(0)
+        return self.gradients(theta).sum(0)
 
-    def smoothness(self, groups: int | None = None) -> Floats:
+    def gradients(self, theta: Tensor) -> Tensor:
+        """g_j of every partition at ``theta``, (K, L): they add up to the gradient."""
+        return self._of(theta, slice(None))[0]
+
+    def smoothness_by(self, groups: int | None = None) -> Floats:
         """L_v of the sum of the gradients of each group of partitions, (groups,).
 
         The largest eigenvalue of c·X_vᵀX_v/n + (n_v/n)·λ, where c bounds ℓ'': 1 for least squares, ¼ for logistic
-        regression. What lazy schemes on the server's side want to be given; with ``groups=1`` L of the whole.
+        regression. What lazy schemes on the server's side want to be given.
 
         Args:
             groups: runs of partitions of nearly equal length; None: every partition by itself.
@@ -105,13 +129,11 @@ class LinearObjective(ABC):
         number = self.partitions if groups is None else groups
         if not 1 <= number <= self.partitions:
             raise ValueError(f"groups={groups} must be from 1 to the {self.partitions} partitions")
-        cuts = [self.partitions * group // number for group in range(number + 1)]
         constants = []
-        for start, stop in pairwise(cuts):
-            rows = self._rows[start:stop].reshape(-1, self.length).double()
-            largest = float(torch.linalg.matrix_norm(rows, 2)) ** 2
+        for start, stop in pairwise(checks.even_cuts(self.partitions, number).tolist()):
+            largest = largest_square(self._rows[start:stop].reshape(-1, self.length))
             share = float(self._counts[start:stop].sum()) * self.regularisation
-            constants.append((self._curvature * largest + share) / self.samples)
+            constants.append((self.bend * largest + share) / self.samples)
         return np.array(constants)
 
     def _of(self, theta: Tensor, chosen: slice, columns: slice = slice(None)) -> tuple[Tensor, Tensor]:
@@ -121,9 +143,14 @@ class LinearObjective(ABC):
         slopes = self._slopes(predictions, values) * counts
         weights = counts.sum(1) / self.samples
         gradients = torch.einsum("km,kml->kl", slopes, rows[:, :, columns]) / self.samples
-        gradients.add_(weights[:, None] * theta[columns], alpha=self.regularisation)
+        slope, penalty = self._ridge(theta, columns)
+        gradients.add_(weights[:, None] * slope)
         losses = (self._losses(predictions, values) * counts).sum(1) / self.samples
-        return gradients, losses + weights * (self.regularisation / 2 * theta.dot(theta))
+        return gradients, losses + weights * penalty
+
+    def _ridge(self, theta: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
+        """The regulariser's gradient in these columns, and its value."""
+        return self.regularisation * theta[columns], self.regularisation / 2 * theta.dot(theta)
 
     # What a session and a cluster ask: see gradcode.protocol.Source and gradcode.training.objective
 
@@ -230,7 +257,7 @@ def _cuts(partitions: int | Sequence[int], samples: int) -> npt.NDArray[np.int64
         return np.concatenate([[0], np.cumsum(partitions)]).astype(np.int64)
     if not 1 <= partitions <= samples:
         raise ValueError(f"partitions={partitions} must be from 1 to the {samples} samples")
-    return np.rint(np.linspace(0, samples, partitions + 1)).astype(np.int64)
+    return checks.even_cuts(samples, partitions)
 
 
 class LeastSquares(LinearObjective):
@@ -240,6 +267,16 @@ class LeastSquares(LinearObjective):
     >>> objective.gradient(torch.zeros(2, dtype=torch.float64)).tolist()
     [-0.5, -0.5]
     """
+
+    bend = 1.0
+
+    def minimiser(self) -> Tensor:
+        """Where the objective is smallest, (L,); of several such points the one of smallest norm."""
+        ridge = torch.eye(self.length, dtype=self.dtype) * (self.samples * self.regularisation) ** 0.5
+        system = torch.cat([self.features, ridge])
+        aims = torch.cat([self.targets, self.targets.new_zeros(self.length)])
+        solution: Tensor = torch.linalg.lstsq(system, aims[:, None], driver="gelsd").solution
+        return solution[:, 0]
 
     def _losses(self, predictions: Tensor, values: Tensor) -> Tensor:
         return (predictions - values).square() / 2
@@ -256,7 +293,7 @@ class Logistic(LinearObjective):
     [-0.25, 0.25]
     """
 
-    _curvature = 0.25
+    bend = 0.25
 
     def __init__(
         self,
@@ -276,6 +313,13 @@ class Logistic(LinearObjective):
 
     def _slopes(self, predictions: Tensor, values: Tensor) -> Tensor:
         return -values * torch.sigmoid(-values * predictions)
+
+
+def largest_square(matrix: Tensor) -> float:
+    """The largest singular value, squared."""
+    wide = matrix.shape[0] < matrix.shape[1]
+    gram = matrix @ matrix.T if wide else matrix.T @ matrix
+    return float(torch.linalg.eigvalsh(gram)[-1])
 
 
 class _Vector(nn.Module):

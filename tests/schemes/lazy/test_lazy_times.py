@@ -167,8 +167,8 @@ SCHEMES: dict[str, Any] = {
 def test_duration_is_the_simulated_time(name: str) -> None:
     """Skips take no time here and messages none either."""
     objective = diagonal()
-    scheme = SCHEMES[name](lambda groups: objective.smoothness(groups).tolist())
-    found = descend(scheme, objective, 1 / objective.smoothness(1)[0], 40, delays=delays.ShiftedExponential(0.1, 1.0))
+    scheme = SCHEMES[name](lambda groups: objective.smoothness_by(groups).tolist())
+    found = descend(scheme, objective, 1 / objective.smoothness(), 40, delays=delays.ShiftedExponential(0.1, 1.0))
     assert [report.time for report in found.reports] == [report.order_statistic for report in found.reports]
 
 
@@ -176,8 +176,8 @@ def test_duration_is_the_simulated_time(name: str) -> None:
 def test_changes_that_must_be_computed_again_take_longer(mode: str) -> None:
     """A worker that was abandoned lacks what it must take off: the simulation charges for it, ``duration`` does not."""
     objective = diagonal()
-    scheme = schemes.lagc(12, 3, mode, xi=1.0, smoothness=objective.smoothness().tolist(), dtype="float64", **FULL)
-    found = descend(scheme, objective, 1 / objective.smoothness(1)[0], 60, delays=delays.ShiftedExponential(0.1, 1.0))
+    scheme = schemes.lagc(12, 3, mode, xi=1.0, smoothness=objective.smoothness_by().tolist(), dtype="float64", **FULL)
+    found = descend(scheme, objective, 1 / objective.smoothness(), 60, delays=delays.ShiftedExponential(0.1, 1.0))
     late = [report.time - report.order_statistic for report in found.reports]
     assert min(late) >= 0.0 and max(late) > 0.0
     assert sum(seconds > 0 for seconds in late) < 40
@@ -188,7 +188,7 @@ def test_a_skip_takes_a_short_message() -> None:
     objective = diagonal()
     law = delays.Delays(delays.Deterministic(1.0), delays.Link(bandwidth=1000.0))
     scheme = schemes.lag(12, "worker", xi=0.1, **FULL)
-    found = descend(scheme, objective, 1 / objective.smoothness(1)[0], 30, delays=law)
+    found = descend(scheme, objective, 1 / objective.smoothness(), 30, delays=law)
     for report in found.reports:
         seconds = 1.0 + (0.4 if report.uploads else 0.016)
         assert report.time == pytest.approx(seconds)
@@ -201,5 +201,5 @@ def test_messages_of_unlike_size_are_told_by_a_link() -> None:
     objective = diagonal()
     law = delays.Delays(delays.Exponential(1.0), delays.Exponential(2.0))
     scheme = schemes.glag(12, 3, "worker", xi=0.1, notice=1.0, **FULL)
-    found = descend(scheme, objective, 1 / objective.smoothness(1)[0], 30, delays=law)
+    found = descend(scheme, objective, 1 / objective.smoothness(), 30, delays=law)
     assert [report.time for report in found.reports] == [report.order_statistic for report in found.reports]

@@ -23,7 +23,7 @@ WORKERS = 6
 
 def lazy(name: str, objective: LinearObjective, xi: list[float]) -> Any:
     def constants(groups: int) -> list[float]:
-        return objective.smoothness(groups).tolist()
+        return objective.smoothness_by(groups).tolist()
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -59,7 +59,7 @@ def test_lyapunov_function_falls(seed: int, name: str, total: float, depth: int,
     if logistic:
         rows = rng.standard_normal((20, 4)) * rng.uniform(0.3, 3.0, (20, 1))
         objective = Logistic(rows, np.sign(rng.standard_normal(20)), WORKERS, regularisation=0.05)
-    step = safe_step(float(objective.smoothness(1)[0]), xi.tolist())
+    step = safe_step(float(objective.smoothness()), xi.tolist())
     found = descend(lazy(name, objective, xi.tolist()), objective, step, 25)
     moves = [0.0] * depth + [
         float((b - a).square().sum()) for a, b in zip(found.points, found.points[1:], strict=False)
@@ -81,7 +81,7 @@ def test_lyapunov_function_falls(seed: int, name: str, total: float, depth: int,
 def test_linear_rate(name: str) -> None:
     """F(θ^k) − F* ≤ (1 − (1 − √(Dξ))/κ)^k·V^0, in the form RECONSTRUCTED in lagc.md 7."""
     objective = random_problem(np.random.default_rng(3), WORKERS)
-    largest = float(objective.smoothness(1)[0])
+    largest = float(objective.smoothness())
     zero = torch.zeros(objective.length, dtype=torch.float64)
     hessian = torch.stack(
         [objective.gradient(e) - objective.gradient(zero) for e in torch.eye(objective.length, dtype=torch.float64)]
@@ -99,7 +99,7 @@ def test_linear_rate(name: str) -> None:
 def test_reported_errors_bound_the_true_ones() -> None:
     """decode_error: ‖ĝ − g‖ / Σ_j‖g_j‖, of every scheme whose constants are known."""
     objective = random_problem(np.random.default_rng(5), WORKERS)
-    step = 1 / float(objective.smoothness(1)[0])
+    step = 1 / float(objective.smoothness())
     for name in ("LAG-WK", "LAG-PS", "G-LAG-WK", "G-LAG-PS", "coded", "switch", "wait_F"):
         found = descend(lazy(name, objective, [0.02] * 10), objective, step, 40)
         stale = 0
@@ -118,9 +118,9 @@ def test_constants_are_those_of_the_hessian() -> None:
     objective = LeastSquares(rows, rng.standard_normal(12), 4, regularisation=0.3)
     for groups in (1, 2, 4):
         expected = [np.linalg.eigvalsh(own.T @ own)[-1] / 12 + 0.3 / groups for own in np.split(rows, groups)]
-        assert objective.smoothness(groups) == pytest.approx(expected)
+        assert objective.smoothness_by(groups) == pytest.approx(expected)
     logistic = Logistic(rows, np.sign(rng.standard_normal(12)), 4, regularisation=0.3)
     expected = [np.linalg.eigvalsh(own.T @ own)[-1] / 48 + 0.3 / 4 for own in np.split(rows, 4)]
-    assert logistic.smoothness() == pytest.approx(expected)
+    assert logistic.smoothness_by() == pytest.approx(expected)
     with pytest.raises(ValueError, match="groups=5 must be from 1 to the 4 partitions"):
-        objective.smoothness(5)
+        objective.smoothness_by(5)

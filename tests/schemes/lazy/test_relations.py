@@ -45,9 +45,9 @@ def assert_same(first: Descent, second: Descent, counters: bool = True) -> None:
 @settings(max_examples=10)
 def test_groups_of_one_are_lag(seed: int, side: str) -> None:
     objective = random_problem(np.random.default_rng(seed), 6)
-    constants = {"smoothness": objective.smoothness().tolist()} if side == "server" else {}
+    constants = {"smoothness": objective.smoothness_by().tolist()} if side == "server" else {}
     found = [
-        descend(build(side, xi=0.3, **FULL, **constants), objective, 0.5 / objective.smoothness(1)[0], 40)
+        descend(build(side, xi=0.3, **FULL, **constants), objective, 0.5 / objective.smoothness(), 40)
         for build in (lambda *a, **k: schemes.lag(6, *a, **k), lambda *a, **k: schemes.glag(6, 1, *a, **k))
     ]
     assert_same(*found)
@@ -57,7 +57,7 @@ def test_groups_of_one_are_lag(seed: int, side: str) -> None:
 @pytest.mark.parametrize("mode", ["coded", "switch", "wait_F"])
 def test_lagc_without_redundancy_is_lag(mode: str) -> None:
     objective = diagonal()
-    constants, step = objective.smoothness().tolist(), 1 / objective.smoothness(1)[0]
+    constants, step = objective.smoothness_by().tolist(), 1 / objective.smoothness()
     first = descend(lagc(WORKERS, 1, mode, xi=1.0, smoothness=constants), objective, step, 120)
     second = descend(schemes.lag(WORKERS, "server", xi=1.0, smoothness=constants, **FULL), objective, step, 120)
     assert first.selected == second.selected
@@ -69,8 +69,8 @@ def test_lagc_without_redundancy_is_lag(mode: str) -> None:
 def test_without_weights_everything_is_sent(redundancy: int, side: str) -> None:
     """ξ = 0: LAG is plain gradient descent, G-LAG is grouping."""
     objective = diagonal()
-    constants = {"smoothness": objective.smoothness(WORKERS // redundancy).tolist()} if side == "server" else {}
-    step = 1 / objective.smoothness(1)[0]
+    constants = {"smoothness": objective.smoothness_by(WORKERS // redundancy).tolist()} if side == "server" else {}
+    step = 1 / objective.smoothness()
     lazy = descend(schemes.glag(WORKERS, redundancy, side, xi=0.0, **FULL, **constants), objective, step, 30)
     plain = descend(schemes.grouping(WORKERS, redundancy), objective, step, 30)
     assert_same(lazy, plain)
@@ -83,8 +83,8 @@ def test_without_weights_everything_is_sent(redundancy: int, side: str) -> None:
 @pytest.mark.parametrize("mode", ["coded", "switch", "wait_F"])
 def test_lagc_without_weights_is_gradient_coding(redundancy: int, mode: str) -> None:
     objective = diagonal()
-    step = 1 / objective.smoothness(1)[0]
-    scheme = lagc(WORKERS, redundancy, mode, xi=0.0, smoothness=objective.smoothness().tolist())
+    step = 1 / objective.smoothness()
+    scheme = lagc(WORKERS, redundancy, mode, xi=0.0, smoothness=objective.smoothness_by().tolist())
     lazy = descend(scheme, objective, step, 30)
     plain = descend(schemes.coded(scheme.code), objective, step, 30)
     assert_same(lazy, plain)
@@ -97,7 +97,7 @@ def test_lagc_without_weights_is_gradient_coding(redundancy: int, mode: str) -> 
 def test_one_group_needs_its_quickest_worker_only() -> None:
     """Grouping(r = M), under drawn delays."""
     objective, law = diagonal(), delays.ShiftedExponential(0.1, 1.0)
-    found = descend(schemes.grouping(WORKERS, WORKERS), objective, 1 / objective.smoothness(1)[0], 20, delays=law)
+    found = descend(schemes.grouping(WORKERS, WORKERS), objective, 1 / objective.smoothness(), 20, delays=law)
     table = delays.as_table(law, WORKERS, seed=0)
     for number, report in enumerate(found.reports):
         assert report.time == pytest.approx(WORKERS * table.compute(number)[:, 0].min())
@@ -107,8 +107,8 @@ def test_one_group_needs_its_quickest_worker_only() -> None:
 def test_what_is_selected_does_not_depend_on_the_delays() -> None:
     """So the expected clock is a sum of closed forms; the gradients are the same, whoever comes first."""
     objective = diagonal()
-    constants, step = objective.smoothness().tolist(), 1 / objective.smoothness(1)[0]
-    groups = objective.smoothness(4).tolist()
+    constants, step = objective.smoothness_by().tolist(), 1 / objective.smoothness()
+    groups = objective.smoothness_by(4).tolist()
     for build in (
         lambda: schemes.lag(WORKERS, "worker", xi=0.1, **FULL),
         lambda: schemes.glag(WORKERS, 3, "worker", xi=0.1, **FULL),
@@ -128,7 +128,7 @@ def test_the_sum_is_that_of_what_is_stored() -> None:
     """Running, and afresh every hundred iterations."""
     objective = diagonal()
     scheme = schemes.lag(WORKERS, "worker", xi=0.5, **FULL)
-    descend(scheme, objective, 1 / objective.smoothness(1)[0], 250)
+    descend(scheme, objective, 1 / objective.smoothness(), 250)
     assert scheme.stored is not None and scheme.total is not None
     assert float((scheme.total - scheme.stored.sum(0)).norm()) <= 1e-13 * float(scheme.stored.norm(dim=1).sum())
     scheme.total.add_(1.0)  # whatever happens to it, it is right again after a hundred

@@ -43,7 +43,7 @@ class Problem:
 
     def constants(self, groups: int) -> list[float]:
         """L_g of so many groups."""
-        values: list[float] = self.objective.smoothness(groups).tolist()
+        values: list[float] = self.objective.smoothness_by(groups).tolist()
         return values
 
 

@@ -217,7 +217,7 @@ def _simulated(request: Request, problem: Problem) -> None:
                 theta = problem.objective.model.theta
                 with torch.no_grad():
                     theta.zero_()
-                session.optimizer = torch.optim.SGD([theta], lr=1 / float(problem.objective.smoothness(1)[0]))
+                session.optimizer = torch.optim.SGD([theta], lr=1 / float(problem.objective.smoothness()))
                 for _ in range(318):
                     next(session.epoch()).backward()
                     session.optimizer.step()

@@ -91,7 +91,7 @@ def complexity(
     if any(scheme.inner):
         raise ValueError(f"{scheme!r} has edge nodes; planning.hierarchical is for those")
     laws = {"": law} if isinstance(law, Law) else dict(law)
-    step = 1 / float(objective.smoothness(1)[0]) if step_size is None else step_size
+    step = 1 / float(objective.smoothness()) if step_size is None else step_size
     clock = _Clock(scheme, laws, scale_with_load, seed)
     watched = _Watched(scheme)
     gaps, counts, seconds = _run(watched, objective, step, accuracy, limit, clock)

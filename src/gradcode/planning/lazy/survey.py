@@ -64,7 +64,7 @@ def _builds(
     workers = objective.partitions
 
     def constants(groups: int) -> list[float]:
-        values: list[float] = objective.smoothness(groups).tolist()
+        values: list[float] = objective.smoothness_by(groups).tolist()
         return values
 
     def weight(name: str) -> float:

@@ -69,7 +69,7 @@ def lag(
         xi: ξ of the lazy rule, a number for each of the last 10 steps or a sequence of one each; the larger, the less
             is sent. None: 0.1 on the worker's side, 1 on the server's; 0.2 on the worker's with mini-batches.
         step_size: α of the rule; None: the learning rate of the session's optimizer.
-        smoothness: L_v, one number or one per worker (:meth:`gradcode.training.LeastSquares.smoothness` computes
+        smoothness: L_v, one number or one per worker (:meth:`gradcode.training.LeastSquares.smoothness_by` computes
             them); None: estimated while training, on the server's side.
         minibatches: whether iterations have samples of their own; False for objectives such as
             :class:`gradcode.training.LeastSquares`, which then cost half as much.
