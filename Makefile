@@ -17,8 +17,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	$(VENV)/bin/python examples/demo.py
 
+# Two at a time, but for what measures time or has clusters of real processes, whose workers want the cores.
 test: install lint
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 -m "not serial"
+	$(VENV)/bin/python -m pytest -m serial
 
 lint: install
 	$(VENV)/bin/ruff check .

@@ -15,6 +15,8 @@ from torch import nn
 import gradcode
 from gradcode.training import checkpoint
 
+pytestmark = pytest.mark.serial
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 HANG = 240.0  # seconds: far more than either takes
 

@@ -68,6 +68,7 @@ def test_a_block_of_a_linear_objective_is_its_columns() -> None:
     assert objective.cost(Block(2, 6)) == 4 / 7
 
 
+@pytest.mark.serial
 def test_a_backward_pass_that_ends_early_is_shorter() -> None:
     """12 layers: down to the last one against all the way, medians of turns. A forward pass is in both; were the
     backward pass as long for the last layer, the ratio would be 1. It is a third in theory, a half is asked for less
@@ -86,6 +87,7 @@ def test_a_backward_pass_that_ends_early_is_shorter() -> None:
     assert part < 0.75 * whole
 
 
+@pytest.mark.serial
 def test_the_profile_falls_from_one() -> None:
     model, objective = deep()
     before = [parameter.detach().clone() for parameter in model.parameters()]
