@@ -76,13 +76,13 @@ class Remembering(RowScheme):
         self.steps.append(iteration.step)
         return super().start(iteration)
 
-    def _suffice(self, arrived: set[int], iteration: Any) -> bool:
+    def suffice(self, arrived: set[int], iteration: Any) -> bool:
         return len(arrived) == 3
 
     def _weights(self, arrived: set[int], iteration: Any) -> schemes.rows.Weights:
         return schemes.rows.Weights(np.ones(3), 0.0, True)
 
-    def _completion(self, finish: Any) -> Any:
+    def completion(self, finish: Any) -> Any:
         return finish.max(axis=1)
 
 

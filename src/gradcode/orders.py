@@ -162,7 +162,8 @@ class Order:
         granted: held slots to add to the worker's running sum before anything else.
         memory: which of the two copies of the row's memory to read; the other one is written.
         compare: how far the result is from an earlier one, and whether it is sent if it is near.
-        subtract: past gradients that are taken off the result after that, before it goes through the codec.
+        subtract: past gradients of partitions in the combination, one each at most, that are taken off the result
+            after that, before it goes through the codec.
         remember: keep the partitions' gradients, as those at the parameters of this version, until a later order of the
             same partition subtracts others; so they need not be computed again. None: do not.
     """

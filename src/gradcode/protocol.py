@@ -155,13 +155,15 @@ class Step:
     """What the last optimizer steps did.
 
     ``displacements[d - 1]`` = ‖θ^{k+1-d} − θ^{k-d}‖², the newest first; as many as the layout's ``history``, fewer at
-    the beginning. ``learning_rate`` is NaN where the session was not given the optimizer; ``plain`` says whether that
-    is SGD and nothing else, so that θ^{k+1} = θ^k − learning_rate·gradient. ``parameters`` (length,) are those of this
-    iteration, to be read until the optimizer changes them.
+    the beginning; ``rates`` are the learning rates with which they came about. ``learning_rate`` is that of now, NaN
+    where the session was not given the optimizer; ``plain`` says whether that is SGD and nothing else, so that
+    θ^{k+1} = θ^k − learning_rate·gradient. ``parameters`` (length,) are those of this iteration, to be read until the
+    optimizer changes them.
     """
 
     learning_rate: float = float("nan")
     displacements: tuple[float, ...] = ()
+    rates: tuple[float, ...] = ()
     plain: bool | None = None
     parameters: Tensor | None = field(default=None, compare=False, repr=False)
 

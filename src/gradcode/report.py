@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,7 @@ class Outcome:
         lost: workers lost during the iteration.
         refused: workers of whose replies one or more were refused: of a wrong shape or dtype, or not finite.
         statistics: weighted mean over the partitions that were heard of, weights n_j; (S,).
+        losses: of each of them, by partition.
         bytes_up: to the master: payloads, and a few bytes for each reply without one.
         bytes_down: from it: parameters, and kept vectors that a worker did not have.
         uploads, notices: replies with a payload, and without one (skips, notices of what is held).
@@ -70,6 +72,7 @@ class Outcome:
     uploads: int = 0
     notices: int = 0
     downloads: int = 0
+    losses: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +85,8 @@ class Report:
         iteration, epoch: counted from 0.
         start: seconds on the cluster's clock at which the iteration began.
         time: seconds until the gradient could be decoded.
-        loss: mean loss over the samples that were heard of, before the step; NaN if no reply held a sample.
+        loss: mean loss over the samples that were heard of, before the step; NaN if no reply held a sample. Of a lazy
+            scheme: over all partitions, each as it was heard of last.
         arrivals: (N,) seconds of each worker's reply, NaN if abandoned.
         stragglers, lost, refused: workers not waited for; workers lost; workers a reply of which was refused.
         decode_time: seconds of real time to decode.

@@ -74,7 +74,7 @@ class Step:
 
         What was in ``p.grad`` is replaced. A parameter that took no part gets None, as in plain training. Where a
         scheme ends with replies that held no sample (at an epoch's end, of shards of unequal length), none took part
-        and the loss is NaN. A lazy scheme's gradient holds earlier ones: if nobody was heard of, the loss is the last.
+        and the loss is NaN. A lazy scheme's gradient holds earlier ones, and so does its loss.
 
         Raises:
             NonFiniteLoss: it cannot be had from replies that are finite.
@@ -203,7 +203,7 @@ class Session:
         self._homes = objective.split(cluster.parameters)
         self._steps = Steps(scheme.layout.history)
         self._ever_used = np.zeros(len(objective.trainable), dtype=np.bool_)
-        self._loss = float("nan")
+        self._losses: dict[int, tuple[float, int]] = {}  # partition -> its last loss, and of how many samples
         self.closed = False
 
     def __enter__(self) -> Self:
@@ -249,7 +249,7 @@ class Session:
             "cluster": self.cluster.state_dict(),
             "steps": self._steps.state_dict(),
             "ever_used": self._ever_used.tolist(),
-            "loss": self._loss,
+            "losses": [[partition, *last] for partition, last in self._losses.items()],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -270,7 +270,7 @@ class Session:
         self.cluster.load_state_dict(state["cluster"])
         self._steps.load_state_dict(state["steps"])
         self._ever_used = np.array(state["ever_used"], dtype=np.bool_)
-        self._loss = float(state["loss"])
+        self._losses = {partition: (loss, samples) for partition, loss, samples in state["losses"]}
         self.objective.store_buffers(self.cluster.buffers)
 
     # One iteration
@@ -302,7 +302,7 @@ class Session:
         used = self.objective.used(outcome.statistics)
         if self.scheme.layout.stale:  # gradients of earlier iterations are in it, also where nobody has computed now
             used = self._ever_used = self._ever_used | used
-            loss = self._loss = loss if heard else self._loss
+            loss = self._last_known(outcome, iteration.sizes)
         for parameter, gradient, took_part in zip(self.objective.trainable, self._gradients, used, strict=True):
             parameter.grad = gradient if took_part else None
         self.iteration = number + 1
@@ -330,6 +330,12 @@ class Session:
         for parameter, home, values in moved:
             home.copy_(values)
             parameter.data = home
+
+    def _last_known(self, outcome: Outcome, sizes: npt.NDArray[np.int64]) -> float:
+        """The mean loss over all partitions, each as it was heard of last."""
+        self._losses |= {j: (loss, int(sizes[j])) for j, loss in outcome.losses.items()}
+        samples = sum(own for _, own in self._losses.values())
+        return sum(loss * own for loss, own in self._losses.values()) / samples if samples else float("nan")
 
     def _tell(
         self, number: int, began: float, outcome: Outcome, loss: float, decode_time: float, master_time: float

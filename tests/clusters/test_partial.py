@@ -14,6 +14,7 @@ from torch import nn
 import gradcode
 from clusters.zoo import CLUSTERS, cnn, decoded, images, plain_gradients, relative_error
 from gradcode import delays, schemes
+from gradcode.clusters.driver import NOTICE_BYTES
 from gradcode.delays import DelayTable
 from gradcode.protocol import Order, Reply
 from gradcode.training.sampling import Sampling
@@ -129,7 +130,9 @@ def test_gradients_are_exact_whoever_straggles(kind: str, parts: int, dtype: tor
             assert all(reply.payload is None for reply in trial.scheme.notices)
             finishers = {reply.order.worker for reply in trial.scheme.messages}
             width = -(-trial.length // parts) * torch.finfo(dtype).bits // 8
-            assert report.bytes_up == len(finishers) * width == sum(len(own.payload) for own in trial.scheme.messages)
+            assert len(finishers) * width == sum(len(own.payload) for own in trial.scheme.messages)
+            assert report.uploads == len(finishers)
+            assert report.bytes_up == len(finishers) * width + report.notices * NOTICE_BYTES
             # Everybody's message is of the chunks it has given notice of.
             noticed: dict[int, set[int]] = {worker: set() for worker in range(WORKERS)}
             for reply in trial.scheme.notices:

@@ -168,6 +168,26 @@ def test_changes_on_the_samples_of_now(kind: str) -> None:
             trial.move()
 
 
+@pytest.mark.parametrize("kind", ["local", "ray"], indirect=True)
+def test_what_a_dead_worker_had_sent_is_sent_to_the_one_in_its_place(kind: str) -> None:
+    """Who has sent what is kept has it already; who was started again has not."""
+    scheme = AgainstTheLast(WORKERS)
+    with Trial(kind, scheme) as trial:
+        down = []
+        for number in range(5):
+            if number == 2:
+                victim = trial.cluster.pids[1]
+                assert victim is not None
+                os.kill(victim, signal.SIGKILL)
+            trial.go()
+            scheme.threshold = float("inf")  # from now on nobody sends
+            down.append(trial.reports[-1].bytes_down // (4 * LENGTH))
+            trial.move()
+    assert down[:2] == [WORKERS, WORKERS] and down[4] == WORKERS
+    # In which of the two depends on when it was known to be dead.
+    assert sum(down[2:4]) == 2 * WORKERS + 1
+
+
 @pytest.mark.parametrize("build", [AgainstTheLast, Innovations])
 @pytest.mark.parametrize("kind", ["local", "ray"], indirect=True)
 def test_a_worker_that_was_killed_answers_as_if_it_had_not(kind: str, build: Callable[[int], Waiting]) -> None:

@@ -119,8 +119,8 @@ def test_foreign_files(tmp_path: Path) -> None:
 
 
 def test_another_format(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
-    with pytest.raises(CheckpointError, match="has format 1, this gradcode reads format 2"):
+    monkeypatch.setattr(checkpoint, "FORMAT", 3)
+    with pytest.raises(CheckpointError, match="has format 2, this gradcode reads format 3"):
         checkpoint.load(saved)
 
 

@@ -159,6 +159,7 @@ class Ledger:
             stragglers=tuple(sorted(self.asked - self.heard)),
             lost=tuple(sorted(self.lost)),
             statistics=self._mean(),
+            losses={partition: float(values[0]) for partition, values in self._partitions.items()},
             bytes_up=self.bytes_up,
             bytes_down=self.bytes_down + self.vector * len(self.asked),
             computations=self.computations,
@@ -297,7 +298,8 @@ def _fall_short(scheme: Scheme, ledger: Ledger, on_shortfall: OnShortfall) -> Se
         also = f" (workers {others} failed too)" if others else ""
         did = "raised" if first.kind == "raised" else "sent what cannot be used"
         raise WorkerError(f"worker {first.worker} {did} in iteration {number}{also}:\n{first.message}")
-    if on_shortfall == "approximate" and ledger.heard:
+    # A stale gradient needs nobody to be heard of.
+    if on_shortfall == "approximate" and (ledger.heard or scheme.layout.stale):
         actions = scheme.expire()
         if scheme.done or actions:
             return actions

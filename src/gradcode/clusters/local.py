@@ -113,6 +113,7 @@ class LocalCluster(RealTimeCluster):
             self._memory.copy_(state["memory"])
         for own, saved in zip(self._kept(), state["kept"], strict=True):
             own.copy_(saved)
+        self._standing.holders.clear()
 
     # Opening and closing
 

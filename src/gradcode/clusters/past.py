@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from gradcode.protocol import Coefficient, Order, Past, Source, Version
@@ -59,6 +60,7 @@ class PastGradients:
         self._known: dict[tuple[int, Version, int], Tensor] = {}
         self._scratch: Tensor | None = None
         self._reference: Tensor | None = None
+        self._difference: Tensor | None = None
 
     def missing(self, order: Order) -> int:
         """Past gradients that ``order`` would have computed."""
@@ -67,6 +69,14 @@ class PastGradients:
 
     def forget(self) -> None:
         self._known.clear()
+
+    def begin(self, order: Order) -> None:
+        """Forgets of an order's partitions what it does not take off: two gradients of each are the most there are."""
+        if order.remember is not None:
+            taken_off = {_key(past) for past in order.subtract}
+            for key in [key for key in self._known if key[0] in order.combination]:
+                if key[1] != order.remember and key not in taken_off:
+                    del self._known[key]
 
     def remember(self, partition: int, at: Version, number: int, gradient: Tensor) -> None:
         """The gradient of a partition at kept parameters, on its samples of iteration ``number``."""
@@ -80,45 +90,57 @@ class PastGradients:
         if order.compare is None:
             return Found(True, float("nan"))
         wanted = order.compare.reference
+        if wanted == order.subtract:  # it is taken off already
+            return self._judged(order, squared_norm(vector))
         if isinstance(wanted, Version):
             reference = self._kept.vector(wanted)
         else:
             if self._reference is None or self._reference.shape != vector.shape:
                 self._reference = self._like.new_empty(vector.shape[0])
             reference = self._reference.zero_()
-            if not self._add(reference, wanted, 1.0, order, computed):
-                return None
-        change = squared_norm(vector[: reference.shape[0]], reference)
-        threshold = order.compare.threshold
+            for past in wanted:
+                gradient = self._gradient(past, order, computed)
+                if gradient is None:
+                    return None
+                add(reference, gradient, past.coefficient, self._source.length)
+        return self._judged(order, squared_norm(vector[: reference.shape[0]], reference))
+
+    def _judged(self, order: Order, change: float) -> Found:
+        threshold = None if order.compare is None else order.compare.threshold
         # What is not a number is sent, so that the master sees it.
         return Found(threshold is None or not change <= threshold, change)
 
-    def subtract(self, order: Order, vector: Tensor, computed: Callable[[], bool]) -> bool:
-        """Takes past gradients off ``vector``; False: the order was abandoned on the way."""
-        if not self._add(vector, order.subtract, -1.0, order, computed):
-            return False
-        if order.remember is not None:
-            # Until the master has used the answer, the gradients taken off may be asked for again; others not.
-            taken_off = {_key(past) for past in order.subtract}
-            old = [key for key in self._known if key[0] in order.combination and key[1] != order.remember]
-            for key in set(old) - taken_off:
-                del self._known[key]
-        return True
+    def change(
+        self, order: Order, partition: int, coefficient: Coefficient, gradient: Tensor, computed: Callable[[], bool]
+    ) -> Tensor | None:
+        """What is to be added for ``partition`` with its coefficient: its gradient, less what ``order`` takes off it.
 
-    def _add(
-        self, vector: Tensor, terms: Sequence[Past], sign: float, order: Order, computed: Callable[[], bool]
-    ) -> bool:
-        for past in terms:
-            assert not isinstance(past.coefficient, tuple)
-            known = self._known.get(_key(past))
-            gradient = self._computed(past) if known is None else known
-            add(vector, gradient, sign * past.coefficient, self._source.length)
-            if known is None:
-                if not computed():
-                    return False
-                if past in order.subtract:
-                    self.remember(past.partition, past.at, past.number, gradient)
-        return True
+        The difference is taken before it is multiplied, so that what rounds is relative to the change. None: the order
+        was abandoned on the way.
+        """
+        past = next((own for own in order.subtract if own.partition == partition), None)
+        if past is None:
+            return gradient
+        known = self._gradient(past, order, computed)
+        if known is None:
+            return None
+        assert not isinstance(coefficient, tuple) and not isinstance(past.coefficient, tuple)
+        if self._difference is None:
+            self._difference = self._like.new_empty(self._source.length)
+        ratio = (past.coefficient / coefficient).real
+        return torch.sub(gradient[: self._source.length], known, alpha=ratio, out=self._difference)
+
+    def _gradient(self, past: Past, order: Order, computed: Callable[[], bool]) -> Tensor | None:
+        """A past gradient, remembered or computed again; None: the order was abandoned on the way."""
+        known = self._known.get(_key(past))
+        if known is not None:
+            return known
+        gradient = self._computed(past)
+        if not computed():
+            return None
+        if past in order.subtract:
+            self.remember(past.partition, past.at, past.number, gradient)
+        return gradient
 
     def _computed(self, past: Past) -> Tensor:
         if self._scratch is None:

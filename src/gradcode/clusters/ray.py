@@ -176,6 +176,7 @@ class RayCluster(RealTimeCluster):
         """Gives the workers their memories and what is kept, also of another kind of cluster."""
         for entry, saved in enumerate(zip(*state["kept"], strict=True)):
             self._kept_objects[entry] = put(tuple(own.numpy() for own in saved))
+        self._standing.holders.clear()
         if self._layout.memory:
             memories = put(as_array(state["memory"].contiguous()))
             for hand in self._hands:

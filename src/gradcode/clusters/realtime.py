@@ -450,6 +450,7 @@ class RealTimeCluster(ABC):
         """A worker is dead: it is started again, now or after a pause, unless it dies again and again."""
         hand.forget()
         self._inspection.forgive(hand.worker)
+        self._standing.holders.pop(hand.worker, None)
         hand.deaths += 1
         hand.gone = hand.gone or not self._up or self._spent(hand)
         if not hand.gone:

@@ -145,6 +145,7 @@ class SimulatedCluster:
         if self._root is not None and len(self._root.kept):
             for own, saved in zip((self._root.kept, self._root.kept_buffers), state["kept"], strict=True):
                 own.copy_(saved)
+            self._root.standing.holders.clear()
         for station, busy in zip(self._stations(), state.get("busy", ()), strict=False):
             station.busy, station.ended = np.array(busy, dtype=np.float64), self._now
 

@@ -192,6 +192,7 @@ class OrderBook:
             MissingError: a granted slot is not held, or the memory that the order names is not known here.
         """
         self.begin(order.serial)
+        self._past.begin(order)
         self._add_grants(order)
         if not order.combination:
             vector = self._sum if self._sum is not None else self._like(self.source.length).zero_()
@@ -232,17 +233,26 @@ class OrderBook:
         start, stop = (0, whole) if order.block is None or order.hold or self.layout.packed else order.block
         ends = self.source.length if self.layout.fold > 1 else stop
         vector = self._like(stop - start).zero_()
+        counting = self._counting(order, end_of_partition)
+        # What is compared is the result before anything is taken off it.
+        apart = order.subtract and order.compare is not None and order.compare.reference != order.subtract
+        whole_vector = torch.zeros_like(vector) if apart else vector
         statistics = np.empty((len(order.combination), self.source.statistics))
         for index, (partition, coefficient) in enumerate(order.combination.items()):
             fresh = not self._knows(partition)
             block = self._needed(order, partition, later)
             gradient, statistics[index] = self._gradient(number, partition, block, keep=partition in needed)
-            add(vector, gradient[start:ends], coefficient, self.source.length)
             if fresh and not end_of_partition(order, self._cost(block)):
                 return None
             if order.remember is not None:
                 # Not before: an order that is not wanted any more may have read parameters in the middle of a step.
                 self._past.remember(partition, order.remember, number, gradient)
+            if whole_vector is not vector:
+                add(whole_vector, gradient, coefficient, self.source.length)
+            change = self._past.change(order, partition, coefficient, gradient, counting)
+            if change is None:
+                return None
+            add(vector, change[start:ends], coefficient, self.source.length)
         for partition in [j for j in self._partitions if j not in needed]:
             del self._partitions[partition]
         if order.hold:
@@ -250,14 +260,11 @@ class OrderBook:
             if list(order.combination.values()) == [1.0]:
                 self._kept[next(iter(order.combination))] = order.slot
             return Answer(order, None, statistics)
-        counting = self._counting(order, end_of_partition)
-        found = self._past.compare(order, vector, counting)
+        found = self._past.compare(order, whole_vector, counting)
         if found is None:
             return None
         if not found.send:
             return Answer(order, None, statistics, found.change)
-        if not self._past.subtract(order, vector, counting):
-            return None
         return self._answer(order, number, vector, statistics, start, found.change)
 
     def _counting(self, order: Order, end_of_partition: EndOfPartition) -> Callable[[], bool]:

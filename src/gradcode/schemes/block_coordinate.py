@@ -80,7 +80,7 @@ class BlockCoordinate:
         assert self._iteration is not None
         worker, level = divmod(reply.order.slot, self._count)
         self._arrived[level].add(worker)
-        if level not in self._left or not self._codes[level]._suffice(self._arrived[level], self._iteration):
+        if level not in self._left or not self._codes[level].suffice(self._arrived[level], self._iteration):
             return ()
         self._left.discard(level)
         self.done = not self._left
@@ -116,7 +116,7 @@ class BlockCoordinate:
         times, everyone = np.zeros(len(pace)), np.arange(self.workers)
         for level, code in enumerate(self._codes):
             finish = begin + self._loads[everyone, done, level] * pace + communicate
-            decoded = code._completion(np.where(np.isnan(finish), np.inf, finish))[:, None]
+            decoded = code.completion(np.where(np.isnan(finish), np.inf, finish))[:, None]
             times = np.maximum(times, decoded[:, 0])
             # Who has not ended when the block can be decoded goes on to the next one, or does not even begin.
             begin = np.where(finish <= decoded, finish, np.maximum(begin, decoded))
@@ -137,7 +137,7 @@ class BlockCoordinate:
         """(N, levels + 1, levels) units of load of each worker's blocks, after so many levels and no more."""
         loads = np.zeros((self.workers, self._count + 1, self._count))
         for worker in range(self.workers):
-            held = [len(code._shares[worker]) for code in self._codes]
+            held = [len(code.shares[worker]) for code in self._codes]
             for level, block in enumerate(self._blocks):
                 if source is None or source.separable:
                     share = (block.stop - block.start) / self._length if source is None else source.cost(block)

@@ -53,14 +53,14 @@ class Coded(RowScheme):
         deadline = "" if self.deadline is None else f", deadline={self.deadline}"
         return f"coded({self.code!r}{deadline})"
 
-    def _suffice(self, arrived: set[int], iteration: Iteration) -> bool:
+    def suffice(self, arrived: set[int], iteration: Iteration) -> bool:
         return len(arrived) >= self._fewest and self.code.decodable(self._idle | arrived)
 
     def _weights(self, arrived: set[int], iteration: Iteration) -> Weights:
         decoding = self.code.decode(arrived)
         return Weights(decoding.weights, decoding.error, decoding.exact)
 
-    def _completion(self, finish: Floats) -> Floats:
+    def completion(self, finish: Floats) -> Floats:
         # What can be decoded stays decodable when more arrives, so the first time is found by bisection.
         order = np.argsort(finish, axis=1, kind="stable")
         result = np.full(len(finish), np.inf)

@@ -76,10 +76,22 @@ def squared_norm(first: Tensor, second: Tensor | None = None) -> float:
 
     total = 0.0
     for begin in range(0, first.shape[0], PIECE):
-        piece = first[begin : begin + PIECE]
-        piece = piece if second is None else piece - second[begin : begin + PIECE]
+        piece = _single(first[begin : begin + PIECE])
+        piece = piece if second is None else piece - _single(second[begin : begin + PIECE])
         total += float(piece.square().sum(dtype=torch.float64))
     return total
+
+
+def unit_of(*tensors: Tensor) -> float:
+    """The unit roundoff of the coarsest of them."""
+    import torch
+
+    return float(max(torch.finfo(own.dtype).eps for own in tensors)) / 2
+
+
+def _single(values: Tensor) -> Tensor:
+    """In float32 at least: squares of float16 leave its range."""
+    return values if values.itemsize >= 4 else values.float()
 
 
 def _sparse_sum(

@@ -45,12 +45,12 @@ class Fastest(RowScheme):
         copies = f", replicas={self.replicas}" if self.replicas > 1 else ""
         return f"fastest(workers={self.workers}, k={self.k}{copies})"
 
-    def _suffice(self, arrived: set[int], iteration: Iteration) -> bool:
+    def suffice(self, arrived: set[int], iteration: Iteration) -> bool:
         return len(arrived) >= self.k or len(self._one_of_each(arrived)) == self._parts
 
     def _weights(self, arrived: set[int], iteration: Iteration) -> Weights:
         chosen = self._one_of_each(arrived)
-        held = sum(int(iteration.sizes[j]) for worker in chosen for j in self._shares[worker])
+        held = sum(int(iteration.sizes[j]) for worker in chosen for j in self.shares[worker])
         total = int(iteration.sizes.sum())
         # Replies without a sample (the end of an epoch) say nothing: the gradient is then zero.
         scale = total / held if held else 0.0
@@ -60,7 +60,7 @@ class Fastest(RowScheme):
         missing = 0.0 if exact else max(1.0, scale - 1.0)
         return Weights(weights, missing + scale * self._rounding, exact)
 
-    def _completion(self, finish: Floats) -> Floats:
+    def completion(self, finish: Floats) -> Floats:
         enough = np.partition(finish, self.k - 1, axis=1)[:, self.k - 1]
         every_part: Floats = finish.reshape(len(finish), self.replicas, self._parts).min(axis=1).max(axis=1)
         return np.minimum(enough, every_part)

@@ -76,7 +76,7 @@ class FastestBlocks(RowScheme):
             out[block].copy_(rows[worker, block])
         self.error += self.partitions * torch.finfo(rows.dtype).eps
 
-    def _suffice(self, arrived: set[int], iteration: Iteration) -> bool:
+    def suffice(self, arrived: set[int], iteration: Iteration) -> bool:
         return len(arrived) >= self.k
 
     def _weights(self, arrived: set[int], iteration: Iteration) -> Weights:
@@ -85,7 +85,7 @@ class FastestBlocks(RowScheme):
         exact = len(arrived) == self.workers
         return Weights(weights, 0.0 if exact else 1.0, exact)  # nothing is known of a block that is missing
 
-    def _completion(self, finish: Floats) -> Floats:
+    def completion(self, finish: Floats) -> Floats:
         return np.partition(finish, self.k - 1, axis=1)[:, self.k - 1]
 
 

@@ -1,7 +1,7 @@
 """Grouping: workers in groups that compute the same; the first of each group answers for it.
 
 Source: Zhang and Simeone 2021, of which the abstract was read (lagc.md 3). Mapping of letters: their M workers are our
-    N.
+N.
 """
 
 from __future__ import annotations
@@ -27,10 +27,7 @@ class Grouping(Coded):
     def __init__(
         self, workers: int, redundancy: int, partitions: int | None = None, deadline: float | None = None
     ) -> None:
-        checks.integer("workers", workers, 1)
-        checks.integer("redundancy", redundancy, 1, workers)
-        if workers % redundancy:
-            raise ValueError(not_a_divisor(workers, redundancy))
+        groups_of(workers, redundancy)
         code = codes.fractional_repetition(workers, redundancy - 1, partitions, replicas="consecutive")
         super().__init__(code, deadline)
         self.redundancy = redundancy
@@ -47,10 +44,19 @@ class Grouping(Coded):
         return [Abandon(others)] if others else ()
 
 
-def not_a_divisor(workers: int, redundancy: int) -> str:
-    """What to say where workers cannot be split into groups of so many."""
-    divisors = [r for r in range(1, workers + 1) if workers % r == 0]
-    return f"redundancy={redundancy} must divide workers={workers}, for groups of so many each: one of {divisors}"
+def groups_of(workers: int, redundancy: int) -> int:
+    """N/r, the number of groups of so many workers each.
+
+    Raises:
+        ValueError: r does not divide N, or one of them is out of its range.
+    """
+    checks.integer("redundancy", redundancy, 1, checks.integer("workers", workers, 1))
+    if workers % redundancy:
+        divisors = [r for r in range(1, workers + 1) if workers % r == 0]
+        raise ValueError(
+            f"redundancy={redundancy} must divide workers={workers}, for groups of so many each: one of {divisors}"
+        )
+    return workers // redundancy
 
 
 @scheme(

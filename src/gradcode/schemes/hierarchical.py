@@ -48,7 +48,7 @@ class Partial(RowScheme):
         self.partitions = 1 + max(partition for share in shares for partition in share)
         self._fewest = k
 
-    def _suffice(self, arrived: set[int], iteration: Iteration) -> bool:
+    def suffice(self, arrived: set[int], iteration: Iteration) -> bool:
         return len(arrived) >= self._fewest
 
     def _weights(self, arrived: set[int], iteration: Iteration) -> Weights:
@@ -56,7 +56,7 @@ class Partial(RowScheme):
         weights[sorted(arrived)] = 1.0
         return Weights(weights, float(len(arrived) < self.workers), len(arrived) == self.workers)
 
-    def _completion(self, finish: Floats) -> Floats:
+    def completion(self, finish: Floats) -> Floats:
         return np.partition(finish, self._fewest - 1, axis=1)[:, self._fewest - 1]
 
 
@@ -113,7 +113,7 @@ class Greedy(RowScheme):
                 self._in.add(partition)
         return super().receive(reply)
 
-    def _suffice(self, arrived: set[int], iteration: Iteration) -> bool:
+    def suffice(self, arrived: set[int], iteration: Iteration) -> bool:
         return len(arrived) >= self._fewest
 
     def _weights(self, arrived: set[int], iteration: Iteration) -> Weights:
@@ -126,7 +126,7 @@ class Greedy(RowScheme):
         rounding = self.partitions * 2.0**-24
         return Weights(weights, (0.0 if exact else max(1.0, scale - 1.0)) + scale * rounding, exact)
 
-    def _completion(self, finish: Floats) -> Floats:
+    def completion(self, finish: Floats) -> Floats:
         return np.partition(finish, self._fewest - 1, axis=1)[:, self._fewest - 1]
 
 

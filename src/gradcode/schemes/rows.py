@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -65,9 +65,9 @@ class RowScheme(ABC):
         self.layout = Layout(rows=self.workers, slots=self.workers, packed=packed)
         self.deadline = deadline
         self._inner = tuple(inner)
-        self._shares = [Combination(share) for share in shares]
+        self.shares = [Combination(share) for share in shares]
         self._scaled: tuple[Combination | None, list[Combination]] = (None, [])
-        self._loads = np.array([len(share) for share in self._shares], dtype=np.float64)
+        self._loads = np.array([len(share) for share in self.shares], dtype=np.float64)
         self._arrived: set[int] = set()
         self._late = False
         self._iteration: Iteration | None = None
@@ -100,7 +100,7 @@ class RowScheme(ABC):
         return np.asarray(self._weights(chosen, self._iteration).weights)
 
     @abstractmethod
-    def _suffice(self, arrived: set[int], iteration: Iteration) -> bool:
+    def suffice(self, arrived: set[int], iteration: Iteration) -> bool:
         """Whether the rows of these workers give the gradient."""
 
     @abstractmethod
@@ -108,7 +108,7 @@ class RowScheme(ABC):
         """The best use of the rows of these workers, also where they do not suffice."""
 
     @abstractmethod
-    def _completion(self, finish: Floats) -> Floats:
+    def completion(self, finish: Floats) -> Floats:
         """(samples, N) times of the rows -> (samples,) the first time at which they suffice; inf: never."""
 
     def start(self, iteration: Iteration) -> Sequence[Action]:
@@ -124,7 +124,7 @@ class RowScheme(ABC):
     def receive(self, reply: Reply) -> Sequence[Action]:
         assert self._iteration is not None
         self._arrived.add(reply.order.worker)
-        self.done = self._late or self._suffice(self._arrived, self._iteration)
+        self.done = self._late or self.suffice(self._arrived, self._iteration)
         return ()
 
     def lose(self, worker: int) -> Sequence[Action]:
@@ -137,12 +137,21 @@ class RowScheme(ABC):
 
     def gradient(self, rows: Tensor, out: Tensor) -> None:
         assert self._iteration is not None
-        weights, self.error, self.exact = self._weights(self._arrived, self._iteration)
+        _, self.error, self.exact = self.decode(self._arrived, self._iteration, rows, out)
+
+    def decode(
+        self, arrived: set[int], iteration: Iteration, rows: Tensor, out: Tensor, zero: Collection[int] = ()
+    ) -> Weights:
+        """Adds up the ``rows`` of these workers into ``out``; those of ``zero`` are known to be 0, and are not read."""
+        weights, error, exact = self._weights(arrived, iteration)
+        if len(zero):
+            weights = weights.copy()
+            weights[list(zero)] = 0
         if self.layout.packed:
             packed_sum(rows, np.asarray(weights, dtype=np.complex128), out)
         else:
             weighted_sum(rows, np.asarray(weights, dtype=np.float64), out)
-        self.error += self._coarseness(weights, rows, out)
+        return Weights(weights, error + self._coarseness(weights, rows, out), exact)
 
     def duration(self, compute: Floats, communicate: Floats) -> Floats:
         """Seconds of an iteration, (samples, N, stages) and (samples, links) -> (samples,).
@@ -152,7 +161,7 @@ class RowScheme(ABC):
         ends.
         """
         finish = self._finish(compute, communicate)
-        complete = self._completion(finish)
+        complete = self.completion(finish)
         if self.deadline is None:
             return complete
         first = finish.min(axis=1)
@@ -199,7 +208,7 @@ class RowScheme(ABC):
             return 0.0
         amplification = np.zeros(self.partitions)
         for worker in np.flatnonzero(weights):
-            for partition, coefficient in self._shares[worker].items():
+            for partition, coefficient in self.shares[worker].items():
                 amplification[partition] += abs(weights[worker]) * np.abs(coefficient)
         steps = 1.0
         if rows.dtype == out.dtype:
@@ -209,6 +218,6 @@ class RowScheme(ABC):
     def _combinations(self, target: Combination) -> list[Combination]:
         """Each worker's share of the target; the same objects every time, so that clusters send them once."""
         if self._scaled[0] != target:
-            scaled = [share.of(target) for share in self._shares]
+            scaled = [share.of(target) for share in self.shares]
             self._scaled = (target, scaled)
         return self._scaled[1]

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from gradcode.errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2
 _TENSOR, _TUPLE, _NUMBERED = "__tensor__", "__tuple__", "__numbered__"
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gradcode.protocol import Step
+from gradcode.schemes.decoding import squared_norm
 
 
 class Steps:
@@ -20,26 +21,27 @@ class Steps:
 
     def __init__(self, history: int) -> None:
         self._history = history
-        self._moved: deque[float] = deque(maxlen=max(1, history))
-        self._last: Tensor | None = None  # parameters of the iteration
-        self._number = -1
+        self._moved: deque[tuple[float, float]] = deque(maxlen=max(1, history))  # squared displacement, rate
+        self._last: Tensor | None = None  # parameters of the iteration before
+        self._number, self._rate = -1, float("nan")
 
     def before(self, number: int, parameters: Tensor, optimizer: torch.optim.Optimizer | None) -> Step:
         """What a scheme is told at the start of iteration ``number``; asked again for the same, no step is counted."""
         rate = float("nan") if optimizer is None else float(optimizer.param_groups[0]["lr"])
-        if self._history:
-            if self._last is not None and number != self._number:
-                self._moved.appendleft(float((parameters - self._last).square().sum()))
-            self._last, self._number = parameters.clone(), number
-        return Step(rate, tuple(self._moved), plain(optimizer), parameters)
+        if self._history and number != self._number:
+            if self._last is not None:
+                self._moved.appendleft((squared_norm(parameters, self._last), self._rate))
+            self._last, self._number, self._rate = parameters.clone(), number, rate
+        displacements, rates = tuple(zip(*self._moved, strict=True)) or ((), ())
+        return Step(rate, displacements, rates, plain(optimizer), parameters)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"moved": list(self._moved), "last": self._last}
+        return {"moved": [list(step) for step in self._moved], "last": self._last, "rate": self._rate}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._moved.clear()
-        self._moved.extend(state["moved"])
-        self._last, self._number = state["last"], -1
+        self._moved.extend((size, rate) for size, rate in state["moved"])
+        self._last, self._number, self._rate = state["last"], -1, float(state["rate"])
 
 
 def plain(optimizer: torch.optim.Optimizer | None) -> bool | None:

@@ -22,15 +22,25 @@ def test_threshold_is_that_of_the_last_steps() -> None:
     rule = Rule(voters=4, xi=[0.5, 0.25, 0.125], step_size=0.1)
     assert rule.history == 3
     assert rule.threshold(Step()) == 0.0
-    assert rule.threshold(Step(plain=True, displacements=(2.0,))) == pytest.approx(0.5 * 2 / (0.01 * 16))
-    step = Step(learning_rate=9.0, plain=True, displacements=(2.0, 4.0, 8.0))  # the given step size counts
+    assert rule.threshold(Step(plain=True, displacements=(2.0,), rates=(9.0,))) == pytest.approx(0.5 * 2 / (0.01 * 16))
+    step = Step(9.0, (2.0, 4.0, 8.0), (9.0, 9.0, 9.0), plain=True)  # the given step size counts
     assert rule.threshold(step) == pytest.approx((1.0 + 1.0 + 1.0) / (0.01 * 16))
 
 
 def test_the_learning_rate_is_the_optimizers() -> None:
     rule = Rule(voters=5, xi=0.1, step_size=None)
-    assert rule.threshold(Step(0.5, (1.0, 3.0), plain=True)) == pytest.approx(0.1 * 4 / (0.25 * 25))
-    assert rule.threshold(Step(0.0, (1.0,), plain=True)) == 0.0  # a warm-up may begin so
+    assert rule.threshold(Step(0.5, (1.0, 3.0), (0.5, 0.5), plain=True)) == pytest.approx(0.1 * 4 / (0.25 * 25))
+    assert rule.threshold(Step(0.1, (0.0,), (0.0,), plain=True)) == 0.0  # a warm-up may begin so
+
+
+def test_steps_count_with_the_learning_rates_they_were_taken_at() -> None:
+    """A schedule's decay does not make old steps large: they stand for the gradients of then."""
+    rule = Rule(voters=5, xi=0.1, step_size=None)
+    rule.note(9.0)
+    rule.note(4.0)
+    step = Step(0.001, (0.5**2 * 4.0, 2.0**2 * 9.0), (0.5, 2.0), plain=True)
+    assert rule.threshold(step) == pytest.approx(0.1 * (4 + 9) / 25)
+    assert rule.threshold(step) == pytest.approx(rule.threshold(Step(0.001)))
 
 
 def test_of_other_optimizers_the_gradients_count() -> None:
@@ -39,13 +49,13 @@ def test_of_other_optimizers_the_gradients_count() -> None:
     rule.note(25.0)
     rule.note(1.0)
     with pytest.warns(GradcodeWarning, match="proved for plain SGD only"):
-        found = rule.threshold(Step(0.5, (7.0, 7.0), plain=False))
+        found = rule.threshold(Step(0.5, (7.0, 7.0), (0.5, 0.5), plain=False))
     assert found == pytest.approx(0.1 * 26 / 25)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # it is said once
         rule.threshold(Step(0.5, plain=False))
         assert rule.threshold(Step()) == found  # nor is it said where nothing is known
-    assert rule.threshold(Step(0.5, (0.25, 6.25), plain=True)) == pytest.approx(found)
+    assert rule.threshold(Step(0.5, (0.25, 6.25), (0.5, 0.5), plain=True)) == pytest.approx(found)
 
 
 @pytest.mark.parametrize("xi", [-0.1, float("nan"), [0.1, -1.0], []])

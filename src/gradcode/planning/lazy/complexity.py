@@ -6,7 +6,7 @@ wait_F it does, a little). So one run under no delays has all selections, and th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from gradcode.codes import GradientCode
 from gradcode.delays.law import Law
 from gradcode.planning.lazy import closed
-from gradcode.protocol import Action, Floats, Iteration, Order, Reply, Scheme
+from gradcode.protocol import Action, Floats, Iteration, Order, Reply, Scheme, Version
 from gradcode.schemes import Coded, Grouping
 from gradcode.schemes.lazy import CodedRows, Groups, Innovations
 
@@ -37,7 +37,8 @@ class Complexity:
         iterations: k at which F(θ^k) − F* ≤ accuracy for the first time.
         reached: whether it was reached at all.
         uploads, downloads: messages to the master, and workers that were sent the parameters.
-        units: partition gradients that were ordered; what abandoned workers did not compute is charged, too.
+        units: partition gradients that were ordered, second ones for comparisons included; what abandoned workers did
+            not compute is charged, too.
         completed: of these, those of workers whose answer was used.
         clock: expected seconds, a law's name -> Σ over the iterations.
         error: standard errors of the clocks; 0 where times are in closed form or integrated.
@@ -68,6 +69,7 @@ def complexity(
     step_size: float | None = None,
     *,
     scale_with_load: bool = True,
+    receive: float = 0.0,
     limit: int = 20_000,
     seed: int = 0,
 ) -> Complexity:
@@ -80,14 +82,17 @@ def complexity(
         objective: with the scheme's partitions.
         step_size: α; None: 1/L.
         scale_with_load: a worker takes ℓ·T for ℓ partitions; else T whatever it computes.
+        receive: seconds that each upload takes at the master besides; they add up.
         limit: iterations after which to give up.
         seed: of the draws, where there is no closed form.
 
     Raises:
-        ValueError: the accuracy is not positive, or the scheme has edge nodes.
+        ValueError: the accuracy is not positive, ``receive`` is negative, or the scheme has edge nodes.
     """
     if not accuracy > 0:
         raise ValueError(f"accuracy={accuracy!r} must be positive")
+    if not receive >= 0:
+        raise ValueError(f"receive={receive!r} must be seconds per upload, 0 or more")
     if any(scheme.inner):
         raise ValueError(f"{scheme!r} has edge nodes; planning.hierarchical is for those")
     laws = {"": law} if isinstance(law, Law) else dict(law)
@@ -95,7 +100,7 @@ def complexity(
     clock = _Clock(scheme, laws, scale_with_load, seed)
     watched = _Watched(scheme)
     gaps, counts, seconds = _run(watched, objective, step, accuracy, limit, clock)
-    times = {name: np.array([each[name][0] for each in seconds]) for name in laws}
+    times = {name: np.array([each[name][0] for each in seconds]) + receive * counts[:, 0] for name in laws}
     # The draws of a selection are the same whenever it comes, so its error counts as often.
     errors = {name: sum(each[name][1] for each in seconds) for name in laws}
     return Complexity(
@@ -185,15 +190,22 @@ class _Watched:
         return self._counted(self._scheme.start(iteration))
 
     def receive(self, reply: Reply) -> Sequence[Action]:
-        self.completed += len(reply.order.combination)
+        self.completed += _units(reply.order)
         return self._counted(self._scheme.receive(reply))
 
     def gradient(self, rows: Tensor, out: Tensor) -> None:
         self._scheme.gradient(rows, out)
 
     def _counted(self, actions: Sequence[Action]) -> Sequence[Action]:
-        self.units += sum(len(action.combination) for action in actions if isinstance(action, Order))
+        self.units += sum(_units(action) for action in actions if isinstance(action, Order))
         return actions
+
+
+def _units(order: Order) -> int:
+    """Gradients that it takes; the worker has those that are taken off."""
+    reference = None if order.compare is None else order.compare.reference
+    compared = () if reference is None or isinstance(reference, Version) else reference
+    return len(order.combination) + len(set(compared) - set(order.subtract))
 
 
 class _Clock:
@@ -202,7 +214,7 @@ class _Clock:
     def __init__(self, scheme: Scheme, laws: Mapping[str, Law], scale_with_load: bool, seed: int) -> None:
         self._scheme, self._laws, self._scaled = scheme, laws, scale_with_load
         self._seed = seed
-        self._known: dict[tuple[int, ...], dict[str, tuple[float, float]]] = {}
+        self._known: dict[tuple[Hashable, ...], dict[str, tuple[float, float]]] = {}
         self._draws: dict[str, Floats] = {}
 
     def of_the_last(self) -> dict[str, tuple[float, float]]:
@@ -212,13 +224,17 @@ class _Clock:
             self._known[key] = {name: self._of(name, law) for name, law in self._laws.items()}
         return self._known[key]
 
-    def _selection(self) -> tuple[int, ...]:
-        """What the time of an iteration depends on, beside the law."""
+    def _selection(self) -> tuple[Hashable, ...]:
+        """What the time of an iteration depends on, beside the law: workers are alike."""
         match self._scheme:
-            case Innovations() as scheme:
+            case Innovations(deadline=None) as scheme if scheme.one_each or _needs_all_it_tolerates(scheme.code):
                 return (scheme.one_each, *sorted(scheme.loads))
+            case Innovations() as scheme:
+                return (scheme.selected, scheme.loads, scheme.due)
+            case Groups(deadline=None) as scheme if not isinstance(scheme, CodedRows):
+                return tuple(sorted(scheme.loads))
             case Groups() as scheme:
-                return (len(scheme.asked),)
+                return (scheme.asked, scheme.loads, scheme.due)
         return ()
 
     def _of(self, name: str, law: Law) -> tuple[float, float]:
@@ -231,14 +247,14 @@ class _Clock:
     def _integrated(self, law: Law) -> float | None:
         """The expected time, where it has a closed form or can be integrated."""
         match self._scheme:
-            case CodedRows() as scheme:
+            case CodedRows(deadline=None) as scheme if _needs_all_it_tolerates(scheme.code) and _alike(scheme.loads):
                 redundancy = scheme.code.tolerance + 1
-                time = closed.wait_f(law, len(scheme.asked), scheme.workers, redundancy) / redundancy
-                return time * self._load(scheme.code.load)
-            case Groups() as scheme:
-                load = self._load(scheme.partitions / scheme.groups)
-                return closed.grouped(law, len(scheme.asked), scheme.redundancy, load)
-            case Innovations() as scheme:
+                time = closed.wait_f(law, len(scheme.loads), scheme.workers, redundancy) / redundancy
+                return time * self._load(max(scheme.loads, default=0))
+            case Groups(deadline=None) as scheme if not isinstance(scheme, CodedRows) and _alike(scheme.loads):
+                load = self._load(max(scheme.loads, default=0))
+                return closed.grouped(law, len(scheme.loads), scheme.redundancy, load)
+            case Innovations(deadline=None) as scheme if scheme.one_each or _needs_all_it_tolerates(scheme.code):
                 return self._of_innovations(scheme, law)
             case Grouping(deadline=None) as scheme:
                 groups = scheme.workers // scheme.redundancy
@@ -249,14 +265,12 @@ class _Clock:
         return None
 
     def _of_innovations(self, scheme: Innovations, law: Law) -> float:
-        """|W| − r + 1 of those that are asked (lagc.md 5); a code that can be decoded earlier takes less."""
+        """Of the |W| workers that are asked |W| − r + 1 are waited for (lagc.md 5), or all."""
         loads = [self._load(own) for own in scheme.loads if own]
         if not loads:
             return 0.0
-        if scheme.one_each:
-            return closed.slowest(law, len(loads))
-        answers = len(loads) - scheme.code.tolerance
-        if len(set(loads)) == 1:
+        answers = len(loads) - (0 if scheme.one_each else scheme.code.tolerance)
+        if _alike(loads):
             return loads[0] * law.mean_order_statistic(answers, len(loads))
         return closed.unequal(law, loads, answers)
 
@@ -274,6 +288,10 @@ class _Clock:
             )
         unit = self._draws[name]
         return self._scheme.duration(unit[:, :, None], np.zeros(unit.shape))
+
+
+def _alike(loads: Sequence[float]) -> bool:
+    return len(set(loads)) <= 1
 
 
 def _needs_all_it_tolerates(code: GradientCode) -> bool:

@@ -20,6 +20,7 @@ from typing import Literal
 
 from gradcode import codes
 from gradcode.codes import checks
+from gradcode.schemes.grouping import groups_of
 from gradcode.schemes.lazy.coded_rows import CodedRows
 from gradcode.schemes.lazy.groups import Groups, Side
 from gradcode.schemes.lazy.innovations import Innovations
@@ -31,7 +32,7 @@ __all__ = ["CodedRows", "Groups", "Innovations", "Rule", "Smoothness", "glag", "
 
 SIDES: tuple[Side, ...] = ("worker", "server")
 OLDEST = 20
-"""Iterations after which a voter sends anyway, with mini-batches (lagc.md 8)."""
+"""Iterations after which a voter sends anyway (lagc.md 8): with mini-batches, estimated smoothness or a deadline."""
 
 # ξ where it is not given: the released LAG code's (lagc.md 4), but 0.1 for groups, which are few; with mini-batches
 # what a small network was seen to stand (lagc.md 8, OURS there).
@@ -68,12 +69,13 @@ def lag(
             change by L_v·‖θ̂_v − θ‖, and who is not selected is asked nothing.
         xi: ξ of the lazy rule, a number for each of the last 10 steps or a sequence of one each; the larger, the less
             is sent. None: 0.1 on the worker's side, 1 on the server's; 0.2 on the worker's with mini-batches.
-        step_size: α of the rule; None: the learning rate of the session's optimizer.
+        step_size: α of the rule; None: the learning rates of the session's optimizer.
         smoothness: L_v, one number or one per worker (:meth:`gradcode.training.LeastSquares.smoothness_by` computes
             them); None: estimated while training, on the server's side.
         minibatches: whether iterations have samples of their own; False for objectives such as
             :class:`gradcode.training.LeastSquares`, which then cost half as much.
-        oldest: iterations after which a worker sends anyway; None: 20 with mini-batches, else never.
+        oldest: iterations after which a worker sends anyway; None: 20 with mini-batches, an estimated smoothness or a
+            deadline, else never.
         partitions: K ≥ N; None: N.
         deadline: seconds after which those that have not answered count as unchanged; None: none.
         notice: how long a skip takes, as a share of a message's time; for ``duration`` alone.
@@ -85,7 +87,18 @@ def lag(
     lag(workers=8, rule='worker', xi=0.2, oldest=20)
     """
     return _groups(
-        "lag", workers, 1, rule, xi, step_size, smoothness, minibatches, oldest, partitions, deadline, notice
+        workers,
+        1,
+        rule,
+        _XI["lag"],
+        xi=xi,
+        step_size=step_size,
+        smoothness=smoothness,
+        minibatches=minibatches,
+        oldest=oldest,
+        partitions=partitions,
+        deadline=deadline,
+        notice=notice,
     )
 
 
@@ -125,7 +138,18 @@ def glag(
     glag(workers=8, redundancy=2, rule='worker', xi=0.2, oldest=20)
     """
     return _groups(
-        "glag", workers, redundancy, rule, xi, step_size, smoothness, minibatches, oldest, partitions, deadline, notice
+        workers,
+        redundancy,
+        rule,
+        _XI["glag"],
+        xi=xi,
+        step_size=step_size,
+        smoothness=smoothness,
+        minibatches=minibatches,
+        oldest=oldest,
+        partitions=partitions,
+        deadline=deadline,
+        notice=notice,
     )
 
 
@@ -177,8 +201,11 @@ def lagc(
     else:
         code = codes.cyclic_repetition(workers, redundancy - 1, partitions, variant=variant, rng=rng, dtype=dtype)
     voters = workers if mode == "wait_F" else code.partitions
-    rule = Rule(voters, _xi("lag", "server", xi, minibatches), step_size)
-    oldest = OLDEST if oldest is None and minibatches else oldest
+    if xi is None:
+        xi = _XI_MINIBATCHES if minibatches else _XI["lag"]["server"]
+    rule = Rule(voters, xi, step_size)
+    uncertain = minibatches or deadline is not None or smoothness is None
+    oldest = OLDEST if oldest is None and uncertain else oldest
     if mode == "wait_F":
         constants = Smoothness(code.partitions, smoothness).values if smoothness is not None else None
         return CodedRows(code, rule, constants, minibatches=minibatches, oldest=oldest, deadline=deadline)
@@ -187,10 +214,11 @@ def lagc(
 
 
 def _groups(
-    name: str,
     workers: int,
     redundancy: int,
     side: Side,
+    usual_xi: dict[str, float],
+    *,
     xi: Xi,
     step_size: float | None,
     smoothness: float | Sequence[float] | None,
@@ -201,25 +229,21 @@ def _groups(
     notice: float,
 ) -> Groups:
     checks.choice("rule", side, SIDES)
-    checks.integer("redundancy", redundancy, 1, checks.integer("workers", workers, 1))
-    groups = max(1, workers // redundancy)
+    groups = groups_of(workers, redundancy)
     if smoothness is not None and side == "worker":
         raise ValueError("smoothness goes with rule='server', where the master bounds changes by it; leave it out")
+    if xi is None:
+        xi = _XI_MINIBATCHES if minibatches else usual_xi[side]
+    uncertain = minibatches or deadline is not None or (side == "server" and smoothness is None)
     return Groups(
         workers,
         redundancy,
-        Rule(groups, _xi(name, side, xi, minibatches), step_size),
+        Rule(groups, xi, step_size),
         side,
         Smoothness(groups, smoothness),
         minibatches=minibatches,
-        oldest=OLDEST if oldest is None and minibatches else oldest,
+        oldest=OLDEST if oldest is None and uncertain else oldest,
         partitions=partitions,
         deadline=deadline,
         notice=notice,
     )
-
-
-def _xi(name: str, side: Side, given: Xi, minibatches: bool) -> float | Sequence[float]:
-    if given is not None:
-        return given
-    return _XI_MINIBATCHES if minibatches else _XI[name][side]

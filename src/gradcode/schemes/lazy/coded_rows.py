@@ -1,9 +1,8 @@
 """LAG whose voters are the rows of a gradient code, so that not all that are selected must be waited for.
 
 Source: the timing called wait_F in lagc.md 5, after a function that the released script of Zhu, Zhang, Simeone, Wang
-    2022
-carries unused: of n selected workers with r partitions each, the min(n, M − r + 1)-th is waited for. What is sent, and
-why so many suffice, is OURS.
+2022 carries unused: of n selected workers with r partitions each, the min(n, M − r + 1)-th is waited for. What is sent,
+and why so many suffice, is OURS.
 """
 
 from __future__ import annotations
@@ -13,9 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradcode.codes import GradientCode
-from gradcode.protocol import Combination, Floats
+from gradcode.protocol import Floats
 from gradcode.schemes.coded import Coded
-from gradcode.schemes.decoding import weighted_sum
 from gradcode.schemes.lazy.groups import Groups
 from gradcode.schemes.lazy.rule import Rule
 from gradcode.schemes.lazy.voters import Smoothness, Table
@@ -71,11 +69,9 @@ class CodedRows(Groups):
         )
         self.code = code
         self._coded = Coded(code)
-        self._shards = [
-            Combination({j: code.encoding[worker, j].item() for j in map(int, held)})
-            for worker, held in enumerate(code.placement)
-        ]
+        self._shards = self._coded.shares
         self._table = Table(weights)
+        self._decoded = float("nan")  # error of the last decoding
 
     def __repr__(self) -> str:
         return f"lagc({self.code!r}, mode='wait_F', {self.rule!r}{self._options})"
@@ -88,7 +84,7 @@ class CodedRows(Groups):
     def _fresh(self) -> bool:
         """Whether the new rows can be decoded."""
         assert self._iteration is not None
-        return self._coded._suffice(set(self._replies), self._iteration)
+        return self._coded.suffice(set(self._replies), self._iteration)
 
     def _settle(self) -> None:
         super()._settle()
@@ -97,16 +93,17 @@ class CodedRows(Groups):
     def _sum(self, rows: Tensor, out: Tensor) -> None:
         super()._sum(rows, out)
         if self._fresh:
-            weighted_sum(rows, np.asarray(self.code.decode(self._replies).weights, dtype=np.float64), out)
+            assert self._iteration is not None
+            _, self._decoded, _ = self._coded.decode(set(self._replies), self._iteration, rows, out)
 
     def _judge(self, rows: Tensor, out: Tensor, norm: float) -> None:
         super()._judge(rows, out, norm)
-        if self._fresh:
-            self.exact, self.error = True, self.code.decode(self._replies).error
+        if self._fresh and self._usual:
+            self.exact, self.error = True, self._decoded
 
     def duration(self, compute: Floats, communicate: Floats) -> Floats:
         """Of an iteration in which the same rows are selected; see :meth:`Groups.duration`."""
         finish = np.full(compute.shape[:2], np.inf)
-        for worker in self.asked:
-            finish[:, worker] = self._load(worker) * compute[:, worker, 0] + communicate[:, worker]
-        return np.minimum(super().duration(compute, communicate), self._coded._completion(finish))
+        for worker, load in zip(self.asked, self.loads, strict=True):
+            finish[:, worker] = load * compute[:, worker, 0] + communicate[:, worker]
+        return np.minimum(super().duration(compute, communicate), self._coded.completion(finish))

@@ -13,8 +13,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from gradcode.codes import checks
+from gradcode.codes.stability import growth
 from gradcode.protocol import (
     Abandon,
     Action,
@@ -22,18 +24,16 @@ from gradcode.protocol import (
     Compare,
     Floats,
     Iteration,
-    Keep,
     Layout,
     Order,
-    Past,
     Reply,
     Scheme,
-    Version,
 )
-from gradcode.schemes.decoding import squared_norm
-from gradcode.schemes.grouping import not_a_divisor
+from gradcode.schemes.decoding import squared_norm, unit_of
+from gradcode.schemes.grouping import groups_of
+from gradcode.schemes.lazy.references import LastPoints, LastSent, NoReferences, References
 from gradcode.schemes.lazy.rule import Rule
-from gradcode.schemes.lazy.voters import Points, Smoothness, Table
+from gradcode.schemes.lazy.voters import Points, Shares, Smoothness, Table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,15 +89,12 @@ class Groups:
         deadline: float | None = None,
         notice: float = 0.0,
     ) -> None:
-        self.workers = checks.integer("workers", workers, 1)
-        self.redundancy = checks.integer("redundancy", redundancy, 1, self.workers)
-        if self.workers % self.redundancy:
-            raise ValueError(not_a_divisor(self.workers, self.redundancy))
+        self.groups = groups_of(workers, redundancy)
+        self.workers, self.redundancy = workers, redundancy
         if deadline is not None and not deadline > 0:
             raise ValueError(f"deadline={deadline!r} must be a positive number of seconds, or None to have none")
         if not notice >= 0:
             raise ValueError(f"notice={notice!r} must be a share of a message's time, 0 or more")
-        self.groups = self.workers // self.redundancy
         total = self.workers if partitions is None else checks.integer("partitions", partitions, self.groups)
         cuts = checks.even_cuts(total, self.groups).tolist()
         self.partitions, self.deadline, self._notice = total, deadline, notice
@@ -106,33 +103,32 @@ class Groups:
         self.smoothness = Smoothness(self.groups, None) if smoothness is None else smoothness
         self._shards = [Combination(dict.fromkeys(range(start, stop), 1.0)) for start, stop in pairwise(cuts)]
         self._members = [range(group * self.redundancy, (group + 1) * self.redundancy) for group in range(self.groups)]
-        measured = self.smoothness.estimated and minibatches
-        self._compares = side == "worker" or measured
-        # At kept parameters, or with kept vectors; one entry is for the parameters of now.
-        self._revisits = self._compares and minibatches
-        kept = self.groups + 1 if self._revisits else self.groups if self._compares else 0
+        self._references: References = NoReferences(self.groups)
+        if minibatches and (side == "worker" or self.smoothness.estimated):
+            self._references = LastPoints(self.groups)
+        elif side == "worker":
+            self._references = LastSent(self.groups)
         self.layout = Layout(
             rows=self.workers,
             slots=self.workers,
-            kept=kept,
+            kept=self._references.entries,
             history=rule.history,
             stale=True,
         )
+        self._shares = Shares(self.partitions)
         self._table = Table(np.ones(self.groups))
         self._points = Points(self.groups)
-        self._kept: list[Version | None] = [None] * self.groups  # what each group is compared with
-        self._origins: dict[int, int] = {}  # group -> who has sent what is not kept yet
-        self._ages = np.zeros(self.groups, dtype=np.int64)
-        self._count = 0  # starts; they number the versions
+        self._ages = np.zeros(self.groups, dtype=np.int64)  # iterations since each was sent
+        self._count = 0  # starts
         self._iteration: Iteration | None = None
         self._here: Tensor | None = None  # parameters of this iteration
         self._distances: Floats = np.full(self.groups, np.inf)
-        self._now: Version | None = None
         self._asked: list[int] | None = None  # groups; None: no iteration has begun
         self._compared: dict[int, Compare | None] = {}  # of those asked
-        self._new: set[int] = set()  # groups that had sent nothing before this iteration
+        self._due: set[int] = set()  # groups that are waited for beyond the deadline
+        self._usual = True  # partitions have the samples that they mostly have
         self._replies: dict[int, Reply] = {}  # group -> the first
-        self._late = False
+        self._expired = 0
 
     def __repr__(self) -> str:
         name = "lag" if self.redundancy == 1 else "glag"
@@ -142,10 +138,12 @@ class Groups:
 
     @property
     def _options(self) -> str:
+        given = self.side == "server" and not self.smoothness.estimated
+        smoothness = f", smoothness={self.smoothness!r}" if given else ""
         batches = "" if self.minibatches else ", minibatches=False"
         deadline = "" if self.deadline is None else f", deadline={self.deadline}"
         oldest = "" if self.oldest is None else f", oldest={self.oldest}"
-        return f"{batches}{oldest}{deadline}"
+        return f"{smoothness}{batches}{oldest}{deadline}"
 
     @property
     def inner(self) -> tuple[Scheme | None, ...]:
@@ -154,7 +152,7 @@ class Groups:
     @property
     def awaits(self) -> int:
         """Replies that must still come at least; see :class:`gradcode.protocol.Scheme`."""
-        if self._late or self.redundancy > 1 or self._asked is None:
+        if self._expired or self.redundancy > 1 or self._asked is None:
             return 1  # the others of a group are told at once that nobody needs them
         return max(1, len(self._asked) - len(self._replies))
 
@@ -174,6 +172,11 @@ class Groups:
         return self._table.rows
 
     @property
+    def due(self) -> frozenset[int]:
+        """Groups that are waited for beyond the deadline."""
+        return frozenset(self._due)
+
+    @property
     def total(self) -> Tensor | None:
         """Σ_g ĝ_g, (L,)."""
         return self._table.total
@@ -181,67 +184,56 @@ class Groups:
     # One iteration
 
     def start(self, iteration: Iteration) -> Sequence[Action]:
-        self.done, self._late, self._iteration = False, False, iteration
+        self.done, self._expired, self._iteration = False, 0, iteration
         self._replies, self._count = {}, self._count + 1
-        stored = self._table.stored
-        due = ~stored if self.oldest is None else ~stored | (self._ages >= self.oldest)
-        threshold = self.rule.threshold(iteration.step)
-        asked = np.ones(self.groups, dtype=np.bool_)
-        if self.side == "server":
-            assert iteration.step.parameters is not None
-            self._distances = self._points.distances(iteration.step.parameters)
-            with np.errstate(invalid="ignore"):  # inf·0: unknown, but nothing has moved
-                changes = np.nan_to_num(self.smoothness.values**2 * self._distances, nan=0.0, posinf=np.inf)
-            asked = due | (changes > threshold)
-            self._here = iteration.step.parameters.clone() if asked.any() else None
-        self._asked = np.flatnonzero(asked).tolist()
-        self._new = set(np.flatnonzero(~stored).tolist())
-        self._compared = {group: None if due[group] else self._against(group, threshold) for group in self._asked}
+        threshold, new = self.rule.threshold(iteration.step), ~self._table.stored
+        shares, whole = self._weighted(iteration)
+        due = new if self.oldest is None else new | (self._ages >= self.oldest)
+        self._asked = np.flatnonzero(new | (whole & (due | self._changed(iteration, threshold)))).tolist()
+        self._due = set(np.flatnonzero(due).tolist())
         self.done = not self._asked
         if self.done:
             return ()
-        orders: list[Action] = [
-            Order(
-                worker,
-                iteration.serial,
-                worker,
-                worker,
-                self._shards[group],
-                compare=self._compared[group],
-            )
+        self._compared = {
+            group: None if new[group] else self._against(group, shares[group], threshold, bool(due[group]))
+            for group in self._asked
+        }
+        orders = [
+            Order(worker, iteration.serial, worker, worker, shares[group], compare=self._compared[group])
             for group in self._asked
             for worker in self._members[group]
             if worker in iteration.workers
         ]
-        return [*self._keep(), *orders]
+        return [*self._references.keep(self._count, self._table), *orders]
 
-    def _against(self, group: int, threshold: float) -> Compare | None:
-        """What a group's gradient is compared with."""
-        kept = self._kept[group]
-        if kept is None or not self._compares:
-            return None
+    def _weighted(self, iteration: Iteration) -> tuple[list[Combination], npt.NDArray[np.bool_]]:
+        """Each group's share, with the weights that partitions always have; and who has samples of all of its own."""
+        scales = self._shares.scales(iteration.sizes)
+        self._usual = bool(np.all(scales == 1.0))
+        if self._usual:
+            return self._shards, np.ones(self.groups, dtype=np.bool_)
+        shares = [Combination({j: value * scales[j] for j, value in own.items() if scales[j]}) for own in self._shards]
+        whole = [len(share) == len(own) for share, own in zip(shares, self._shards, strict=True)]
+        return shares, np.array(whole)
+
+    def _changed(self, iteration: Iteration, threshold: float) -> npt.NDArray[np.bool_]:
+        """Whose gradient may have changed enough, as far as the master knows."""
+        if self.side == "worker":
+            return np.ones(self.groups, dtype=np.bool_)
+        assert iteration.step.parameters is not None
+        self._here = iteration.step.parameters.clone()
+        self._distances = self._points.distances(self._here)
+        return self.smoothness.changes(self._distances) > threshold
+
+    def _against(self, group: int, share: Combination, threshold: float, due: bool) -> Compare | None:
+        """What a group's gradient is compared with, and whether it is sent anyway."""
         if self.side == "server" and not self.smoothness.wanted(group, self._count):
             return None
-        if not self._revisits:
-            return Compare(kept, threshold)
+        if self.side == "worker" and due:
+            return None
         assert self._iteration is not None
-        past = tuple(Past(j, share, kept, self._iteration.number) for j, share in self._shards[group].items())
-        return Compare(past, threshold if self.side == "worker" else None)
-
-    def _keep(self) -> list[Action]:
-        """The parameters of now, if they will be looked at again; or what groups have sent since the last start."""
-        if self._revisits:
-            used = {kept.entry for kept in self._kept if kept is not None}
-            self._now = Version(min(set(range(self.groups + 1)) - used), self._count)
-            return [Keep(self._now)]
-        actions: list[Action] = []
-        if self._compares and self._table.rows is not None:
-            for group, origin in self._origins.items():
-                kept = self._kept[group]
-                assert kept is not None
-                actions.append(Keep(kept, self._table.rows[group], origin))
-        self._origins = {}
-        return actions
+        only = threshold if self.side == "worker" else None
+        return self._references.against(group, share, self._iteration.number, only)
 
     def receive(self, reply: Reply) -> Sequence[Action]:
         group = reply.order.worker // self.redundancy
@@ -256,15 +248,21 @@ class Groups:
         return ()
 
     def expire(self) -> Sequence[Action]:
-        """Groups that have not answered count as unchanged, once each has sent something."""
-        self._late = True
+        """Groups that have not answered count as unchanged, if they have sent something before.
+
+        At the deadline somebody must have answered, and groups that are due are waited for. Where there is none, or it
+        has passed before, nobody is left that could answer.
+        """
+        self._expired += 1
         self._settle()
         return ()
 
     def _settle(self) -> None:
         assert self._asked is not None
-        left = [group for group in self._asked if group not in self._replies]
-        self.done = not left or (self._late and all(self._table.stored[group] for group in left))
+        missing = {group for group in self._asked if group not in self._replies}
+        left = self._expired > (self.deadline is not None)
+        late = left or (self._expired > 0 and bool(self._replies) and not missing & self._due)
+        self.done = not missing or (late and all(self._table.stored[group] for group in missing))
 
     def gradient(self, rows: Tensor, out: Tensor) -> None:
         assert self._asked is not None
@@ -273,13 +271,10 @@ class Groups:
         self._learn(fresh)
         self._table.take(fresh, out)
         self._sum(rows, out)
-        self._ages += 1
         for group, worker in sent.items():
             self._ages[group] = 0
-            if self._revisits:
-                self._kept[group] = self._now
-            elif self._compares:
-                self._kept[group], self._origins[group] = Version(group, self._count), worker
+            self._references.sent(group, worker, self._count)
+        self._ages += 1
         if self._here is not None:
             self._points.move(fresh, self._here)
         size = squared_norm(out)
@@ -295,20 +290,17 @@ class Groups:
         if self.side == "worker" or not self.smoothness.estimated:
             return
         for group, row in fresh.items():
-            change = self._replies[group].change if self._revisits else self._table.change(group, row)
+            change = self._replies[group].change if self.minibatches else self._table.change(group, row)
             self.smoothness.note(group, change, float(self._distances[group]))
 
     def _judge(self, rows: Tensor, out: Tensor, norm: float) -> None:
         """‖Σ_g ĝ_g − g‖ ≤ Σ ‖change of what was not sent‖, and Σ_j ‖g_j‖ ≥ ‖g‖."""
-        import torch
-
-        unit = max(torch.finfo(own.dtype).eps for own in (rows, out)) / 2
         steps = self.groups + max(map(len, self._shards)) + 3
         old = [group for group in range(self.groups) if group not in self.selected]
-        self.exact, self.error = not old, steps * unit / (1 - steps * unit)
-        if not old:
+        self.exact, self.error = not old and self._usual, growth(steps, unit_of(rows, out))
+        if self.exact:
             return
-        off = sum(map(self._change, old))
+        off = sum(map(self._change, old)) if self._usual else float("inf")
         self.error += off / (norm - off) if off < norm else float("inf")
 
     def _change(self, group: int) -> float:
@@ -317,9 +309,8 @@ class Groups:
             return float("inf")
         if group in self._replies:
             return float(np.sqrt(self._replies[group].change))
-        if self.side == "server":
-            bound = float(self.smoothness.values[group] * self._distances[group] ** 0.5)
-            return float("inf") if np.isnan(bound) else bound
+        if self.side == "server" and not self.smoothness.estimated:
+            return float(np.sqrt(self.smoothness.changes(self._distances)[group]))
         return float("inf")
 
     # How long it takes, and what outlives an iteration
@@ -332,45 +323,49 @@ class Groups:
         abandoning, as far as a skip takes ``notice`` of a message's time. Nobody asked: 0.
         """
         pace, time = compute[:, :, 0], np.zeros(len(compute))
-        needed = np.zeros(len(compute))  # of groups that have sent nothing before
-        for group in self.asked:
+        first, needed = np.full(len(compute), np.inf), np.zeros(len(compute))
+        for group, load in zip(self.asked, self.loads, strict=True):
             members = list(self._members[group])
             reply = self._replies.get(group)
             message = communicate[:, members]
             if reply is not None and reply.payload is None:
                 message = self._notice * message if self._notice else np.zeros(message.shape)
-            first = (self._load(group) * pace[:, members] + message).min(axis=1)
-            time = np.maximum(time, first)
-            if group in self._new:
-                needed = np.maximum(needed, first)
-        if self.deadline is None:
+            answer = (load * pace[:, members] + message).min(axis=1)
+            time, first = np.maximum(time, answer), np.minimum(first, answer)
+            if group in self._due:
+                needed = np.maximum(needed, answer)
+        if self.deadline is None or not self.asked:
             return time
-        return np.where(time <= self.deadline, time, np.maximum(self.deadline, needed))
+        late = np.maximum.reduce([np.full(len(compute), self.deadline), first, needed])
+        return np.where(time <= self.deadline, time, late)
 
-    def _load(self, group: int) -> int:
-        """Gradients that a worker of the group computes."""
-        twice = self._revisits and self._compared.get(group) is not None
-        return len(self._shards[group]) * (2 if twice else 1)
+    @property
+    def loads(self) -> tuple[int, ...]:
+        """Gradients that each of a group that is asked computes, in the order of ``asked``."""
+        twice = [self._references.twice and self._compared.get(group) is not None for group in self.asked]
+        return tuple(len(self._shards[group]) * (1 + own) for group, own in zip(self.asked, twice, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         return {
+            "shares": self._shares.state_dict(),
             "table": self._table.state_dict(),
             "points": self._points.state_dict(),
             "rule": self.rule.state_dict(),
             "smoothness": self.smoothness.state_dict(),
-            "kept": [None if kept is None else list(kept) for kept in self._kept],
-            "origins": [[group, worker] for group, worker in self._origins.items()],
+            "references": self._references.state_dict(),
             "ages": self._ages.tolist(),
             "count": self._count,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if len(state.get("kept", ())) != self.groups:
+        if len(state.get("ages", ())) != self.groups:
             raise ValueError(f"the state is not that of {self!r}: it has {sorted(state)}")
+        self._shares.load_state_dict(state["shares"])
         self._table.load_state_dict(state["table"])
         self._points.load_state_dict(state["points"])
         self.rule.load_state_dict(state["rule"])
         self.smoothness.load_state_dict(state["smoothness"])
-        self._kept = [None if kept is None else Version(*kept) for kept in state["kept"]]
-        self._origins = dict(state["origins"])
-        self._ages, self._count = np.array(state["ages"], dtype=np.int64), int(state["count"])
+        self._references.load_state_dict(state["references"])
+        self._ages = np.array(state["ages"], dtype=np.int64)
+        # Versions are numbered by it: workers may know those of a run that was given up.
+        self._count = max(self._count, int(state["count"]))

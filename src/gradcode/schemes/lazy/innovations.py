@@ -1,18 +1,20 @@
 """LAGC: gradient coding of what has changed.
 
 Source: Zhang and Simeone 2021, of which the abstract was read; both rules here are RECONSTRUCTED (lagc.md 5). Mapping
-    of
-letters: their M workers and partitions are our N and K, F_r = M − r + 1 the messages that a code of load r waits for.
+of letters: their M workers and partitions are our N and K, F_r = M − r + 1 the messages that a code of load r waits
+for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from gradcode.codes import GradientCode, checks
+from gradcode.codes.stability import growth
 from gradcode.protocol import (
     Action,
     Combination,
@@ -28,14 +30,24 @@ from gradcode.protocol import (
     Version,
 )
 from gradcode.schemes.coded import Coded
-from gradcode.schemes.decoding import packed_sum, squared_norm, weighted_sum
+from gradcode.schemes.decoding import squared_norm, unit_of, weighted_sum
 from gradcode.schemes.lazy.rule import Rule
-from gradcode.schemes.lazy.voters import Points, Smoothness
+from gradcode.schemes.lazy.voters import Points, Shares, Smoothness
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Mode = Literal["coded", "switch"]
+
+_DRIFT = 1e-5  # of the gradient: rounding that the sum may gather before it begins anew
+
+
+class Origin(NamedTuple):
+    """Where a partition's gradient was computed last: at which parameters, on which samples, counted how much."""
+
+    at: Version
+    number: int
+    scale: float
 
 
 class Innovations:
@@ -51,15 +63,16 @@ class Innovations:
       does; but if more are selected than messages are needed to decode, everybody sends a row of the code.
 
     Where all partitions are selected rows are sent whole, and the sum begins anew from their decoding. Else the decoded
-    change is added to it. The sum is kept in float64: what rounding it gathers is that of the messages, each relative
-    to a change, which become smaller and smaller; there is no table from which it could be added up afresh.
+    change is added to it. What the messages' rounding adds up to is estimated by their sizes; where it has become
+    large beside the gradient, as it does when that has become small, all partitions are selected. The sum is kept in
+    float64; there is no table from which it could be added up afresh.
 
     A worker keeps the gradients that it has computed, for they are taken off later. Those it lacks, because it was
     abandoned or has been started again, it computes anew at the parameters that the master keeps, on the same samples.
     So a lost worker costs time, never a wrong sum.
 
     Args:
-        code: B; of N workers and K partitions. ``"switch"`` needs K = N.
+        code: B; of N workers and K partitions. ``"switch"`` needs K = N, and worker j to hold partition j.
         rule: when a gradient has changed enough; its voters are the partitions.
         smoothness: L_j of the partitions' own objectives. An estimate is of all partitions in a message together, and
             ascribed to each.
@@ -68,6 +81,9 @@ class Innovations:
             on the same samples, which costs a further gradient of each selected partition.
         oldest: iterations after which a partition is selected anyway; None: none.
         deadline: seconds after which what cannot be decoded counts as unchanged; None: none.
+
+    Raises:
+        ValueError: the mode and the code do not go together, or an argument is out of its range.
     """
 
     error = float("nan")
@@ -93,6 +109,8 @@ class Innovations:
                 f"partitions={code.partitions} must be workers={code.workers} with mode='switch', where each worker "
                 f"has one partition of its own"
             )
+        if mode == "switch" and any(j not in held for j, held in enumerate(code.placement)):
+            raise ValueError(f"{code!r} does not place partition j on worker j for every j, which mode='switch' needs")
         self.code, self.rule, self.mode, self.deadline = code, rule, mode, deadline
         self.workers, self.partitions = code.workers, code.partitions
         self.smoothness = Smoothness(self.partitions, None) if smoothness is None else smoothness
@@ -108,27 +126,36 @@ class Innovations:
             history=rule.history,
             stale=True,
         )
+        self._shares = Shares(self.partitions)
         self._points = Points(self.partitions)
-        self._past: list[tuple[Version, int] | None] = [None] * self.partitions  # where, and on which samples
+        self._past: list[Origin | None] = [None] * self.partitions
         self._total: Tensor | None = None  # (L,) float64
-        self._ages = np.zeros(self.partitions, dtype=np.int64)
+        self._ages = np.zeros(self.partitions, dtype=np.int64)  # iterations since each was computed
+        self._drift = 0.0  # what the sum may be off by, from rounding
+        self._begun = 0.0  # the same of the sum as it began, as a share of it
+        self._anew = False  # it is to begin anew
+        self._decoded = float("nan")  # error of the last decoding
         self._count = 0  # starts; they number the versions
-        self._shares: dict[tuple[int, ...], list[Combination]] = {}
+        self._cut: dict[tuple[int, ...], list[Combination]] = {}  # partitions -> what each worker holds of them
         self._iteration: Iteration | None = None
+        self._scales: Floats = np.ones(self.partitions)
+        self._sampled = np.ones(self.partitions, dtype=np.bool_)  # partitions with samples in this iteration
         self._selected: tuple[int, ...] | None = None  # None: no iteration has begun
+        self._due: set[int] = set()  # partitions that are waited for beyond the deadline
         self._distances: Floats = np.full(self.partitions, np.inf)
         self._here: Tensor | None = None
         self._now: Version | None = None
         self._orders: dict[int, Order] = {}  # worker -> its order
         self._replies: dict[int, Reply] = {}
-        self._late, self._first = False, True
+        self._expired = 0
 
     def __repr__(self) -> str:
         mode = "" if self.mode == "coded" else f", mode={self.mode!r}"
+        smoothness = "" if self.smoothness.estimated else f", smoothness={self.smoothness!r}"
         batches = "" if self.minibatches else ", minibatches=False"
         oldest = "" if self.oldest is None else f", oldest={self.oldest}"
         deadline = "" if self.deadline is None else f", deadline={self.deadline}"
-        return f"lagc({self.code!r}, {self.rule!r}{mode}{batches}{oldest}{deadline})"
+        return f"lagc({self.code!r}, {self.rule!r}{mode}{smoothness}{batches}{oldest}{deadline})"
 
     @property
     def inner(self) -> tuple[Scheme | None, ...]:
@@ -140,19 +167,31 @@ class Innovations:
         return self._selected or ()
 
     @property
+    def due(self) -> frozenset[int]:
+        """Partitions that are waited for beyond the deadline."""
+        return frozenset(self._due)
+
+    @property
     def total(self) -> Tensor | None:
         """Σ_j g_j(θ̂_j), (L,) float64; None before the first iteration."""
         return self._total
 
     @property
     def loads(self) -> tuple[int, ...]:
-        """(N,) selected partitions that each worker computes in this iteration."""
-        return tuple(len(share) for share in self._combinations()) if self.selected else (0,) * self.workers
+        """(N,) gradients that each worker computes in this iteration, those that it only compares with included."""
+        if not self.selected:
+            return (0,) * self.workers
+        orders = [self._orders.get(worker) for worker in range(self.workers)]
+        return tuple(
+            len(share) * (2 if self.minibatches and order is not None and order.compare is not None else 1)
+            for share, order in zip(self._held(), orders, strict=True)
+        )
 
     @property
     def one_each(self) -> bool:
         """Whether each worker that computes has a partition of its own, and all are waited for."""
-        return self.mode == "switch" and len(self.selected) <= self.workers - self.code.tolerance
+        few = len(self.selected) <= self.workers - self.code.tolerance
+        return self.mode == "switch" and (few or not self._sampled.all())
 
     @property
     def whole(self) -> bool:
@@ -162,54 +201,61 @@ class Innovations:
     # One iteration
 
     def start(self, iteration: Iteration) -> Sequence[Action]:
-        self.done, self._late, self._iteration = False, False, iteration
+        self.done, self._expired, self._iteration = False, 0, iteration
         self._replies, self._orders, self._count = {}, {}, self._count + 1
-        self._first = self._total is None
         parameters = iteration.step.parameters
         assert parameters is not None
-        threshold = self.rule.threshold(iteration.step)
+        scales = self._shares.scales(iteration.sizes)
+        self._sampled, self._scales = scales > 0, np.where(scales > 0, scales, 1.0)
         self._distances = self._points.distances(parameters)
-        due = np.isinf(self._distances)
-        if self.oldest is not None:
-            due |= self._ages >= self.oldest
-        with np.errstate(invalid="ignore"):  # inf·0: unknown, but nothing has moved
-            changes = np.nan_to_num(self.smoothness.values**2 * self._distances, nan=0.0, posinf=np.inf)
-        self._selected = tuple(np.flatnonzero(due | (changes > threshold)).tolist())
+        new = np.isinf(self._distances)
+        due = new if self.oldest is None else new | (self._ages >= self.oldest)
+        changed = self.smoothness.changes(self._distances) > self.rule.threshold(iteration.step)
+        chosen = new | (self._sampled & (due | changed | self._anew))
+        self._selected = tuple(np.flatnonzero(chosen).tolist())
+        self._due = set(np.flatnonzero(chosen & due).tolist())
         self.done = not self._selected
         if self.done:
             return ()
         self._here = parameters.clone()
-        used = {past[0].entry for past in self._past if past is not None}
+        used = {past.at.entry for past in self._past if past is not None}
         self._now = Version(min(set(range(self.partitions + 1)) - used), self._count)
-        shares = self._combinations()
-        self._orders = {worker: self._order(worker, shares[worker]) for worker in iteration.workers if shares[worker]}
+        held = self._held()
+        self._orders = {worker: self._order(worker, held[worker]) for worker in iteration.workers if held[worker]}
         return [Keep(self._now), *self._orders.values()]
 
-    def _combinations(self) -> list[Combination]:
+    def _held(self) -> list[Combination]:
         """What each worker computes of the selected partitions."""
         chosen = tuple(range(self.partitions)) if self.whole else self.selected
+        usual = bool(np.all(self._scales == 1.0))
         if self.one_each:
-            return [Combination({worker: 1.0} if worker in chosen else {}) for worker in range(self.workers)]
-        if chosen not in self._shares:
-            if len(self._shares) >= 256:
-                self._shares.clear()
-            among = set(chosen)
-            self._shares[chosen] = [
-                Combination({j: value for j, value in share.items() if j in among}) for share in self._coded._shares
-            ]
-        return self._shares[chosen]
+            own = [{worker: self._scales[worker].item()} if worker in chosen else {} for worker in range(self.workers)]
+            return [Combination(share) for share in own]
+        if usual and chosen in self._cut:
+            return self._cut[chosen]
+        among = set(chosen)
+        cut = [
+            Combination({j: value * self._scales[j].item() for j, value in share.items() if j in among})
+            for share in self._coded.shares
+        ]
+        if usual:  # the same objects every time, so that clusters send them once
+            if len(self._cut) >= 256:
+                self._cut.clear()
+            self._cut[chosen] = cut
+        return cut
 
     def _order(self, worker: int, share: Combination) -> Order:
         assert self._iteration is not None
         number = self._iteration.number
         known = {j: past for j in share if (past := self._past[j]) is not None}
-        off = () if self.whole else tuple(Past(j, share[j], *past) for j, past in known.items())
+        taken_off = {j: share[j] / self._scales[j].item() * past.scale for j, past in known.items()}
+        stored = tuple(Past(j, taken_off[j], past.at, past.number) for j, past in known.items())
         compare = None
         # Without mini-batches it is what is taken off anyway.
         wanted = not self.minibatches or any(self.smoothness.wanted(j, self._count) for j in share)
         if self.smoothness.estimated and wanted and len(known) == len(share):
-            samples = {j: number if self.minibatches else past[1] for j, past in known.items()}
-            compare = Compare(tuple(Past(j, share[j], known[j][0], samples[j]) for j in known))
+            now = tuple(Past(j, share[j], past.at, number) for j, past in known.items())
+            compare = Compare(now if self.minibatches else stored)
         return Order(
             worker,
             self._iteration.serial,
@@ -217,7 +263,7 @@ class Innovations:
             worker,
             share,
             compare=compare,
-            subtract=off,
+            subtract=() if self.whole else stored,
             remember=self._now,
         )
 
@@ -230,86 +276,103 @@ class Innovations:
         return ()
 
     def expire(self) -> Sequence[Action]:
-        """What cannot be decoded yet counts as unchanged, once everything has been sent once."""
-        self._late = True
+        """What cannot be decoded yet counts as unchanged, once everything has been sent once.
+
+        At the deadline somebody must have answered, and partitions that are due are waited for. Where there is none,
+        or it has passed before, nobody is left that could answer.
+        """
+        self._expired += 1
         self._settle()
         return ()
 
     def _settle(self) -> None:
-        self.done = self._decodable or (self._late and not self._first)
+        left = self._expired > (self.deadline is not None)
+        late = self._total is not None and (left or (self._expired > 0 and self._replies and not self._due))
+        self.done = self._decodable or bool(late)
 
     @property
     def _decodable(self) -> bool:
         assert self._iteration is not None
         if self.one_each:
             return set(self.selected) <= self._replies.keys()
-        return self._coded._suffice(self._answered, self._iteration)
+        return self._coded.suffice(self._answered, self._iteration)
 
     @property
     def _answered(self) -> set[int]:
         """Workers whose message is known: it has come, or it would be zero."""
         if self.whole:
             return set(self._replies)
-        shares = self._combinations()
-        return {worker for worker in range(self.workers) if worker in self._replies or not shares[worker]}
+        held = self._held()
+        return {worker for worker in range(self.workers) if worker in self._replies or not held[worker]}
 
     def gradient(self, rows: Tensor, out: Tensor) -> None:
+        fresh: Sequence[int] = ()
         if self.selected and self._decodable:
+            fresh = range(self.partitions) if self.whole else self.selected
             self._add(rows, out)
             self._learn()
             assert self._iteration is not None and self._now is not None and self._here is not None
-            fresh = range(self.partitions) if self.whole else self.selected
             for j in fresh:
-                self._past[j], self._ages[j] = (self._now, self._iteration.number), -1
+                self._past[j] = Origin(self._now, self._iteration.number, self._scales[j].item())
+                self._ages[j] = 0
             self._points.move(fresh, self._here)
         assert self._total is not None
         out.copy_(self._total)
         self._ages += 1
         size = squared_norm(out)
         self.rule.note(size)
-        self._judge(size**0.5)
+        self._judge(fresh, size**0.5)
 
     def _add(self, rows: Tensor, out: Tensor) -> None:
         """Adds the decoded change to the sum, or begins the sum anew."""
         import torch
 
+        assert self._iteration is not None
+        weights: npt.NDArray[Any] = np.zeros(self.workers)
         if self.one_each:
-            weights = np.zeros(self.workers)
             weights[list(self.selected)] = 1.0
+            weighted_sum(rows, weights, out)
+            self._decoded = growth(len(self.selected) + 2, unit_of(rows, out))
         else:
-            decoding = self.code.decode(self._answered)
-            heard = np.zeros(self.workers, dtype=np.bool_)
-            heard[list(self._replies)] = True
-            weights = np.where(heard, decoding.weights, 0)
-        if self.layout.packed:
-            packed_sum(rows, np.asarray(weights, dtype=np.complex128), out)
-        else:
-            weighted_sum(rows, np.asarray(weights, dtype=np.float64), out)
+            zero = self._answered - self._replies.keys()
+            weights, self._decoded, _ = self._coded.decode(self._answered, self._iteration, rows, out, zero)
+        rounding = self._rounding(weights, rows, out)
         if self._total is None or self.whole:
             self._total = out.to(torch.float64, copy=True)
+            self._drift, self._begun = rounding, rounding / max(squared_norm(out) ** 0.5, np.finfo(float).tiny)
         else:
             self._total += out
+            self._drift += rounding
+
+    def _rounding(self, weights: npt.NDArray[Any], rows: Tensor, out: Tensor) -> float:
+        """By how much the decoding may be off, by the sizes of the messages."""
+        used = np.flatnonzero(weights).tolist()
+        steps = self.code.load + len(used) + (6 if self.layout.packed else 2)
+        size = sum(abs(weights[worker].item()) * squared_norm(rows[worker]) ** 0.5 for worker in used)
+        return growth(steps, unit_of(rows, out)) * float(size)
 
     def _learn(self) -> None:
         """A message's change is at most Σ_j |B_ij|·L_j·‖θ̂_j − θ‖."""
         for worker, reply in self._replies.items():
             if reply.order.compare is not None and worker in self._orders:
-                way = sum(np.abs(value) * self._distances[j] ** 0.5 for j, value in reply.order.combination.items())
-                for j in reply.order.combination:
-                    self.smoothness.note(j, reply.change, float(way) ** 2)
+                own = {j: np.abs(value) / self._scales[j] for j, value in reply.order.combination.items()}
+                way = float(sum(value * self._distances[j] ** 0.5 for j, value in own.items()))
+                for j in own:
+                    self.smoothness.note(j, reply.change, way**2)
 
-    def _judge(self, norm: float) -> None:
+    def _judge(self, fresh: Sequence[int], norm: float) -> None:
         """‖Σ_j g_j(θ̂_j) − g‖ ≤ Σ L_j‖θ̂_j − θ‖ over what is not fresh, and Σ_j ‖g_j‖ ≥ ‖g‖."""
-        fresh = range(self.partitions) if self.whole else self.selected
-        decoded = bool(self.selected) and self._decodable
-        old = [j for j in range(self.partitions) if not decoded or j not in fresh]
-        rounding = 0.0 if self.one_each or not decoded else self.code.decode(self._answered).error
-        self.exact, self.error = not old, rounding
-        if old:
-            with np.errstate(invalid="ignore"):
-                changes = np.nan_to_num(self.smoothness.values[old] * self._distances[old] ** 0.5, nan=np.inf)
-            off = float("inf") if self.minibatches else float(changes.sum())
-            self.error += off / (norm - off) if off < norm else float("inf")
+        self._anew = self._drift > max(_DRIFT, 4 * self._begun) * norm
+        usual = bool(np.all(self._scales == 1.0) and self._sampled.all())
+        self.exact = len(fresh) == self.partitions and usual
+        if self.exact:
+            self.error = self._decoded
+            return
+        old = [j for j in range(self.partitions) if j not in fresh]
+        off = float("inf")
+        if usual and not self.minibatches and not self.smoothness.estimated:
+            off = self._drift + float(np.sqrt(self.smoothness.changes(self._distances)[old]).sum())
+        self.error = off / (norm - off) if off < norm else float("inf")
 
     # How long it takes, and what outlives an iteration
 
@@ -325,27 +388,24 @@ class Innovations:
             return self._coded.duration(compute, communicate)
         if not self._selected:
             return np.zeros(len(pace))
-        shares = self._combinations()
-        finish = np.zeros(pace.shape)  # at once, where a worker would send zero
-        for worker, share in enumerate(shares):
-            order = self._orders.get(worker)
-            twice = order is not None and order.compare is not None and self.minibatches
-            if share:
-                finish[:, worker] = len(share) * (2 if twice else 1) * pace[:, worker] + message[:, worker]
-            elif self.whole:
-                finish[:, worker] = np.inf
-        time = finish.max(axis=1) if self.one_each else self._coded._completion(finish)
-        if self.deadline is None or self._first:
+        loads = np.array(self.loads)
+        idle = np.inf if self.whole else 0.0  # who would send zero has answered at once
+        finish = np.where(loads > 0, loads * pace + message, idle)
+        time = finish.max(axis=1) if self.one_each else self._coded.completion(finish)
+        if self.deadline is None or self._due:
             return time
-        return np.minimum(time, self.deadline)
+        first = np.where(loads > 0, finish, np.inf).min(axis=1)
+        return np.where(time <= self.deadline, time, np.minimum(time, np.maximum(self.deadline, first)))
 
     def state_dict(self) -> dict[str, Any]:
         return {
+            "shares": self._shares.state_dict(),
             "total": None if self._total is None else self._total.clone(),
+            "drift": [self._drift, self._begun, self._anew],
             "points": self._points.state_dict(),
             "rule": self.rule.state_dict(),
             "smoothness": self.smoothness.state_dict(),
-            "past": [None if past is None else [*past[0], past[1]] for past in self._past],
+            "past": [None if past is None else [*past.at, past.number, past.scale] for past in self._past],
             "ages": self._ages.tolist(),
             "count": self._count,
         }
@@ -353,9 +413,13 @@ class Innovations:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if len(state.get("past", ())) != self.partitions:
             raise ValueError(f"the state is not that of {self!r}: it has {sorted(state)}")
-        self._total = state["total"]
+        self._shares.load_state_dict(state["shares"])
+        self._total = None if state["total"] is None else state["total"].clone()
+        self._drift, self._begun, self._anew = state["drift"]
         self._points.load_state_dict(state["points"])
         self.rule.load_state_dict(state["rule"])
         self.smoothness.load_state_dict(state["smoothness"])
-        self._past = [None if past is None else (Version(*past[:2]), past[2]) for past in state["past"]]
-        self._ages, self._count = np.array(state["ages"], dtype=np.int64), int(state["count"])
+        self._past = [None if past is None else Origin(Version(*past[:2]), *past[2:]) for past in state["past"]]
+        self._ages = np.array(state["ages"], dtype=np.int64)
+        # Versions are numbered by it: workers may know those of a run that was given up.
+        self._count = max(self._count, int(state["count"]))

@@ -10,19 +10,22 @@ from typing import Any
 import numpy as np
 
 from gradcode.errors import GradcodeWarning
-from gradcode.protocol import Step
+from gradcode.protocol import Floats, Step
 
+_STEPS = 10  # D, where ξ is one number
 FEW = 4
 """Voters below which Σ_d ξ_d ≥ 1 has been seen not to converge (lagc.md 9.4)."""
 
 
 class Rule:
-    """threshold_k = Σ_d ξ_d·Δ_d / (α²V²), Δ_d = ‖θ^{k+1−d} − θ^{k−d}‖² (lagc.md 4; read in the authors' LAG code).
+    """threshold_k = (1/V²)·Σ_d ξ_d·Δ_d/α_d², Δ_d = ‖θ^{k+1−d} − θ^{k−d}‖² (lagc.md 4; read in the authors' LAG code).
+
+    α_d is the step size with which Δ_d came about: the paper's is constant.
 
     If no voter's stored gradient is further from its present one than √threshold, the gradient that is used is off by
-    at most √(Σ_d ξ_d·Δ_d)/α, whatever V is (DERIVED there).
+    at most √(Σ_d ξ_d·Δ_d/α_d²), whatever V is (DERIVED there).
 
-    Under plain SGD Δ_d/α² is ‖∇^{k−d}‖², the squared norm of the gradient that was used. For another optimizer, or if
+    Under plain SGD Δ_d/α_d² is ‖∇^{k−d}‖², the squared norm of the gradient that was used. For another optimizer, or if
     it is not known, that is what the threshold is made of (OURS): steps of Adam, say, are of α's size whatever the
     gradient's is, and the threshold would have no bounds. No guarantee is known for it.
 
@@ -37,9 +40,7 @@ class Rule:
     """
 
     def __init__(self, voters: int, xi: float | Sequence[float], step_size: float | None) -> None:
-        weights = np.full(10, xi, dtype=np.float64) if np.ndim(xi) == 0 else np.asarray(xi, dtype=np.float64)
-        if not len(weights) or not np.all((weights >= 0) & np.isfinite(weights)):
-            raise ValueError(f"xi={xi!r} must be a number, 0 or more, or one for each of the last steps")
+        weights = _weights(xi)
         if step_size is not None and not step_size > 0:
             raise ValueError(f"step_size={step_size!r} must be positive, or None for the optimizer's learning rate")
         self.voters, self.xi, self.step_size = voters, weights, step_size
@@ -62,15 +63,14 @@ class Rule:
 
     def threshold(self, step: Step) -> float:
         """What the squared change of a voter's gradient must pass."""
-        rate = step.learning_rate if self.step_size is None else self.step_size
         if step.plain or (step.plain is None and self.step_size is not None):
-            if not rate > 0:  # a warm-up's first steps: nothing has moved
-                return 0.0
-            sizes = np.array(step.displacements[: self.history]) / rate**2
+            rates = np.array(step.rates) if self.step_size is None else self.step_size
+            sizes = np.array(step.displacements) / np.where(rates, rates, 1.0) ** 2  # at a rate of 0 nothing moves
         else:
             self._warn(step)
             sizes = np.array(self._norms)
-        return float(self.xi[: len(sizes)] @ sizes) / self.voters**2
+        number = min(len(sizes), self.history)
+        return float(self.xi[:number] @ sizes[:number]) / self.voters**2
 
     def note(self, squared_norm: float) -> None:
         """‖∇‖² of the gradient that this iteration uses."""
@@ -106,9 +106,22 @@ def safe_step(smoothness: float, xi: float | Sequence[float]) -> float:
     >>> safe_step(4.0, [0.25, 0.25])
     0.125
     """
-    total = float(10 * xi) if isinstance(xi, int | float) else float(np.sum(xi))
+    total = float(_weights(xi).sum())
     if not smoothness > 0:
         raise ValueError(f"smoothness={smoothness!r} must be positive")
-    if not 0 <= total < 1:
-        raise ValueError(f"xi={xi!r} adds up to {total:g}, which must be 0 or more and below 1 for a step to be safe")
+    if total >= 1:
+        raise ValueError(f"xi={xi!r} adds up to {total:g}, which must be below 1 for a step to be safe")
     return (1 - total) / smoothness
+
+
+def _weights(xi: float | Sequence[float]) -> Floats:
+    """(D,) ξ of each of the last steps.
+
+    Raises:
+        ValueError: they are not numbers of 0 or more.
+    """
+    given = np.asarray(xi)
+    numbers = given.dtype.kind in "iuf" and given.ndim <= 1 and given.size > 0
+    if not numbers or not np.all((given >= 0) & np.isfinite(given)):
+        raise ValueError(f"xi={xi!r} must be a number, 0 or more, or one for each of the last steps")
+    return np.full(_STEPS, given, dtype=np.float64) if given.ndim == 0 else given.astype(np.float64)

@@ -15,10 +15,39 @@ from gradcode.schemes.decoding import PIECE, squared_norm, weighted_sum
 if TYPE_CHECKING:
     from torch import Tensor
 
+
 AFRESH = 100
 """Iterations after which a running sum is added up afresh from its table."""
 _EVERY = 5  # iterations; in one of so many a second gradient is computed for an estimate
 _WINDOW = 10  # changes of a voter's gradient that its estimated smoothness is the largest of
+
+
+class Shares:
+    """The weight with which each partition counts: n_j/n of the first iteration, from then on.
+
+    What was stored in an iteration would else keep that iteration's weights. An epoch's last, smaller one may have a
+    single partition with all the samples that are left.
+
+    Args:
+        partitions: K.
+    """
+
+    def __init__(self, partitions: int) -> None:
+        self._first: npt.NDArray[np.int64] | None = None
+        self._partitions = partitions
+
+    def scales(self, sizes: npt.NDArray[np.int64]) -> Floats:
+        """(K,) what turns a gradient of this iteration, weighted n_j/n, into one so weighted; 0 without a sample."""
+        if self._first is None:
+            self._first = np.array(sizes)
+        counts = np.where(sizes > 0, sizes, 1) * int(self._first.sum())
+        return np.where(sizes > 0, self._first * int(sizes.sum()) / counts, 0.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"first": None if self._first is None else self._first.tolist()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._first = None if state["first"] is None else np.array(state["first"], dtype=np.int64)
 
 
 class Points:
@@ -64,7 +93,7 @@ class Smoothness:
 
     The estimate is the largest of the last 10 quotients (change of the voter's gradient) / (distance that the
     parameters moved). It is a lower bound of what the rule needs, so what follows from it is empirical. Until there is
-    one it is inf, and the voter is selected.
+    one it is inf, and the voter is selected. A gradient that has not changed at all says nothing.
 
     Args:
         voters: V.
@@ -86,13 +115,22 @@ class Smoothness:
                 )
             self.values[:] = given
 
+    def __repr__(self) -> str:
+        shown = [f"{value:.6g}" for value in self.values]
+        return f"[{', '.join(shown)}]" if len(set(shown)) > 1 else shown[0]
+
     def wanted(self, voter: int, iteration: int) -> bool:
         """Whether a second gradient should be computed for the estimate: in every fifth iteration, and at first."""
         return self.estimated and (iteration % _EVERY == 0 or not np.isfinite(self.values[voter]))
 
+    def changes(self, distances: Floats) -> Floats:
+        """(V,) L_v²·‖θ̂_v − θ‖²: bounds of the squared changes; inf where a gradient or a constant is missing."""
+        with np.errstate(invalid="ignore"):
+            return np.nan_to_num(self.values**2 * distances, nan=0.0, posinf=np.inf)  # inf·0: nothing has moved
+
     def note(self, voter: int, change: float, distance: float) -> None:
         """A voter's gradient has changed by so much, squared, where the parameters moved so far, squared."""
-        if self.estimated and distance > 0 and np.isfinite(change):
+        if self.estimated and distance > 0 and 0 < change < np.inf:
             self._seen[voter].append(float(np.sqrt(change / distance)))
             self.values[voter] = max(self._seen[voter])
 
@@ -155,4 +193,5 @@ class Table:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.stored = np.array(state["stored"], dtype=np.bool_)
-        self.rows, self.total, self._age = state["rows"], state["total"], int(state["age"])
+        self.rows, self.total = (None if state[own] is None else state[own].clone() for own in ("rows", "total"))
+        self._age = int(state["age"])
