@@ -125,6 +125,18 @@ def test_the_race_at_many_workers() -> None:
     assert success(np.repeat([0.9, 1.0], [999, 1])[:, None])[0] < 1e-30
 
 
+@pytest.mark.parametrize("workers", [1, 2, 3, 20, 300])
+def test_one_point_at_a_time_is_as_all_together(workers: int) -> None:
+    """A single one has a shorter way."""
+    rng = np.random.default_rng(workers)
+    p = np.sort(rng.random((workers, 4)) ** [0.1, 0.3, 1.0, 3.0], axis=0)
+    together = slopes(p)
+    for point in range(4):
+        for all_of_it, alone in zip(together, slopes(p[:, point : point + 1]), strict=True):
+            size = np.abs(all_of_it).max()
+            assert np.abs(all_of_it[..., point] - alone[..., 0]).max() <= 1e-13 * size
+
+
 def test_slopes_are_those_of_the_probability() -> None:
     p = np.sort(np.random.default_rng(1).random((8, 1)) ** 0.3, axis=0)
     good, failures, slope = slopes(p)

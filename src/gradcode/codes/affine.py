@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,10 @@ class AffineCode(GradientCode):
             return self._closed(stragglers)
         weights: Array = self._weights(stragglers[None])[0]
         return weights
+
+    @cached_property
+    def fewest(self) -> int:
+        return self.workers - self.tolerance
 
     def _beyond(self, alive: frozenset[int]) -> bool:
         return False  # B has rank N − s: below that many survivors only chance would help

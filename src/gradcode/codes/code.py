@@ -102,6 +102,11 @@ class GradientCode(ABC):
         return int(((self._matrix != 0) @ self._sizes).max())
 
     @cached_property
+    def fewest(self) -> int:
+        """Fewer survivors are never `decodable`."""
+        return -(-self.partitions // self.load)  # they do not hold all partitions
+
+    @cached_property
     def worst(self) -> Worst:
         """The worst decoding within the tolerance: of all straggler sets, or of those that a search tried."""
         return self._worst()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,6 +155,10 @@ class LagrangeCode(GradientCode):
             return None
         weights: Array = self._weights(stragglers[None])[0]
         return weights
+
+    @cached_property
+    def fewest(self) -> int:
+        return self.workers - self.tolerance
 
     def _beyond(self, alive: frozenset[int]) -> bool:
         return False  # below N − s survivors only chance would help

@@ -38,7 +38,6 @@ class IntervalCode(GradientCode):
         self._edges: list[tuple[int, int]] = [(int(a), int(b)) for a, b in nodes]
         self._order = sorted(range(self.workers), key=self._edges.__getitem__)
         self._last = len(cuts) - 1
-        self._fewest = -(-self.partitions // self.load)  # nobody can tile with fewer workers than K / load
 
     def _solve(self, alive: Indices) -> Array | None:
         members = self._tiling(frozenset(alive.tolist()))
@@ -49,7 +48,7 @@ class IntervalCode(GradientCode):
         return weights
 
     def _beyond(self, alive: frozenset[int]) -> bool:
-        return len(alive) >= self._fewest and self._tiling(alive) is not None
+        return len(alive) >= self.fewest and self._tiling(alive) is not None
 
     def _worst(self) -> Worst:
         # Within the tolerance a tiling is left, so v = 1 and only the number of messages counts; no tiling has

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import SupportsIndex
 
 import numpy as np
@@ -33,6 +34,10 @@ class SharedCode(GradientCode):
 
     def _solve(self, alive: Indices) -> Array | None:
         return np.ones(self.workers) if len(alive) == self.workers else None
+
+    @cached_property
+    def fewest(self) -> int:
+        return self.workers - self.tolerance
 
     def _beyond(self, alive: frozenset[int]) -> bool:
         return False

@@ -45,9 +45,10 @@ class Coded(RowScheme):
         self.partitions = 1 + max(map(int, names))
         self.code = code
         self._roundoff = roundoff(code.dtype)
-        self._fewest = -(-code.partitions // code.load)  # fewer workers do not hold all partitions
         # A worker that holds nothing never answers, and is not missed.
         self._idle = frozenset(worker for worker, held in enumerate(code.placement) if not len(held))
+        self._fewest = max(code.fewest - len(self._idle), 1)
+        self._enough = max(code.workers - code.tolerance - len(self._idle), 1)
 
     def __repr__(self) -> str:
         deadline = "" if self.deadline is None else f", deadline={self.deadline}"
@@ -61,13 +62,17 @@ class Coded(RowScheme):
         return Weights(decoding.weights, decoding.error, decoding.exact)
 
     def completion(self, finish: Floats) -> Floats:
+        if self._fewest == self._enough and not self._idle:
+            return np.asarray(np.partition(finish, self._enough - 1, axis=1)[:, self._enough - 1])
         # What can be decoded stays decodable when more arrives, so the first time is found by bisection.
         order = np.argsort(finish, axis=1, kind="stable")
         result = np.full(len(finish), np.inf)
         for sample, (times, workers) in enumerate(zip(finish, order, strict=True)):
             arrived = workers[: int(np.isfinite(times).sum())].tolist()
             low, high = 0, len(arrived)
-            if not self.code.decodable(self._idle.union(arrived)):
+            if not self._idle:
+                low, high = min(self._fewest, high) - 1, min(self._enough, high)
+            if high < self._enough and not self.code.decodable(self._idle.union(arrived)):
                 continue
             while high - low > 1:
                 middle = (low + high) // 2

@@ -34,7 +34,7 @@ def curves(request: Request, found: Comparisons, task: Task) -> None:
     """Loss and accuracy against simulated time, messages at the master; fixed tail."""
     iterations, batch, rate, every = PLANS[task.name]
     if request.quick:
-        iterations //= 6
+        iterations //= 15
     trained: dict[str, dict[str, Curve]] = {}
     lines = []
     for name, make in SYSTEMS.items():

@@ -92,6 +92,15 @@ def _terms(mean: Floats, last: int, least: float) -> Iterator[tuple[int, Floats]
         yield m, term
 
 
+def _all_terms(means: Floats, least: float) -> Floats:
+    """(steps, M): P(m points in the step), as far as any step needs them: all at once, for a single p."""
+    top = float(means.max(initial=0.0))
+    last = min(len(means) + 1, int(top + 12 * top**0.5 + 40))
+    terms = _poisson(np.arange(last + 1.0), means[:, None])
+    needed = np.flatnonzero((terms >= least).any(axis=0))
+    return terms[:, : needed[-1] + 1] if len(needed) else terms[:, :1]
+
+
 def _forward(p: Floats, least: float) -> tuple[Floats, Floats]:
     """(N + 1, points): P(count at p_N, all ranks in time); (N, points): P(count k − 1 at p_k, ranks before in time)."""
     workers, points = p.shape
@@ -99,6 +108,12 @@ def _forward(p: Floats, least: float) -> tuple[Floats, Floats]:
     counts[0] = 1.0
     lost = np.empty((workers, points))
     steps = workers * np.diff(p, axis=0, prepend=0.0)
+    if points == 1:
+        only = counts[:, 0]
+        for k, terms in enumerate(_all_terms(steps[:, 0], least)):
+            only[k:] = np.convolve(only[k:], terms[: workers + 1 - k])[: workers + 1 - k]
+            lost[k], only[k] = only[k], 0.0
+        return counts, lost
     scratch = np.empty_like(counts)
     for k in range(workers):  # from at least k points to at least k + 1
         new = np.zeros_like(counts[k:])
@@ -120,6 +135,13 @@ def _backward(p: Floats, least: float) -> Floats:
     result = np.empty((workers, points))
     result[-1] = ahead[-1]
     steps = workers * np.diff(p, axis=0)
+    if points == 1:
+        only = ahead[::-1, 0]  # from all N down: what is ahead of a count comes before it
+        for k, terms in zip(range(workers - 1, 0, -1), _all_terms(steps[:, 0], least)[::-1], strict=True):
+            only[workers - k] = 0.0
+            only[: workers - k + 1] = np.convolve(only[: workers - k + 1], terms)[: workers - k + 1]
+            result[k - 1] = only[workers - k]
+        return result
     scratch = np.empty_like(ahead)
     for k in range(workers - 1, 0, -1):  # rank k + 1 is in time from any count of at least k + 1
         old = ahead[k:].copy()
