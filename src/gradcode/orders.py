@@ -160,7 +160,8 @@ class Order:
         hold: keep the result in a scratch buffer and answer with a notice. Until it is granted, a later order whose
             combination has this one's only partition uses it again.
         granted: held slots to add to the worker's running sum before anything else.
-        memory: which of the two copies of the row's memory to read; the other one is written.
+        memory: which of the two copies of the row's memory to read; the other one is written. −1: neither, it begins
+            with zeros, and copy 0 is written.
         compare: how far the result is from an earlier one, and whether it is sent if it is near.
         subtract: past gradients of partitions in the combination, one each at most, that are taken off the result
             after that, before it goes through the codec.

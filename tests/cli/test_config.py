@@ -40,6 +40,16 @@ WRONG = [
     (["scheme.code.stragglers=4"], "scheme.code.stragglers = 4", "between 0 and 3"),
     (["scheme.code.straglers=1"], "scheme.code.straglers = 1", 'did you mean "stragglers"'),
     (["scheme.code.workers=4"], "scheme.code.workers = 4", "cluster.workers"),
+    (["scheme.compression.name=half_"], "scheme.compression.name", 'did you mean "half"'),
+    (['scheme.compression={name="half", bits=8}'], "scheme.compression.bits = 8", "dtype"),
+    (
+        ['scheme.compression={name="half", rate=0.5}'],
+        "scheme.compression.rate = 0.5",
+        'goes with memory = "differences"',
+    ),
+    (['scheme.compression={name="half", memory="differences"}'], "scheme.compression.rate", "needs it"),
+    (['scheme.compression={name="half", memory="error"}'], "scheme.compression.memory", "none, feedback, differences"),
+    (['scheme.compression={name="half", memory="feedback"}'], "scheme.compression", "always count alike"),
     (["batch_size=2"], "batch_size = 2", "cannot be split"),
     (["batch_size=many"], 'batch_size = "many"', "integer"),
     (["epochs=0"], "epochs = 0", "at least 1"),
@@ -197,6 +207,16 @@ def test_a_scheme_registered_later_works_by_name(config: Path, monkeypatch: pyte
     assert repr(plan.scheme) == "fastest(workers=4, k=3)"
     with pytest.raises(ConfigError, match=r"scheme\.fewer = 3: unknown key; known are few, partitions"):
         build.plan(load(config, ['scheme={name="first_of", fewer=3}']))
+
+
+def test_messages_are_compressed_by_configuration(config: Path) -> None:
+    for compression, expected in (
+        ('{name="half", dtype="float16"}', "Plain(compressor=Half(dtype='float16'))"),
+        ('{name="one_bit", memory="differences", rate=0.1}', "rate=0.1"),
+        ('{name="grouped_sign", group=32, memory="feedback"}', "ErrorFeedback(compressor=GroupedSign(group=32)"),
+    ):
+        given = load(config, ['scheme={name="uncoded"}', f"scheme.compression={compression}"])
+        assert expected in repr(build.plan(given).scheme)
 
 
 def test_changed_names_dotted_keys(config: Path) -> None:

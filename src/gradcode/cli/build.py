@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gradcode import codes, delays, schemes
+from gradcode import codes, compression, delays, schemes
 from gradcode.cli.arguments import blamed, call, target
-from gradcode.cli.config import Choice, Given, ModelTable, Part
+from gradcode.cli.config import Choice, CompressionTable, Given, ModelTable, Part
 from gradcode.cli.messages import allowed, with_nearest
 from gradcode.delays import DelayTable
 from gradcode.errors import ConfigError
@@ -120,7 +120,26 @@ def _scheme_for(given: Given, workers: int, partitions: int | None = None) -> Sc
         with_code = ", ".join(coded)
         raise given.refuse("scheme.code", f"is not used by scheme {table.name!r}; schemes with a code: {with_code}")
     scheme: Scheme = call(given, "scheme", construct, arguments, context)
-    return scheme
+    return scheme if table.compression is None else _compressed(given, scheme, table.compression)
+
+
+def _compressed(given: Given, scheme: Scheme, table: CompressionTable) -> Scheme:
+    """The scheme with its messages through the codec of ``[scheme.compression]``."""
+    key = "scheme.compression"
+    if table.name not in compression.REGISTRY:
+        raise given.refuse(f"{key}.name", f"is no compressor; it {allowed(table.name, compression.REGISTRY)}")
+    if (table.rate is None) == (table.memory == "differences"):
+        raise given.refuse(f"{key}.rate", 'goes with memory = "differences", which needs it')
+    compressor = call(given, key, compression.REGISTRY[table.name], table.arguments)
+    try:
+        codec: compression.Plain | compression.ErrorFeedback | compression.Differences
+        if table.rate is not None:
+            codec = compression.Differences(compressor, table.rate)
+        else:
+            codec = {"none": compression.Plain, "feedback": compression.ErrorFeedback}[table.memory](compressor)
+        return schemes.compressed(scheme, codec)
+    except ValueError as error:
+        raise given.refuse(key, f": {error}") from error
 
 
 def _code(

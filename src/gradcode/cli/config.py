@@ -83,8 +83,16 @@ class ElasticTable(Table):
     patience: int = Field(default=10, ge=0)
 
 
+class CompressionTable(Choice):
+    """A compressor's name and arguments, and what workers remember of what it leaves out."""
+
+    memory: Literal["none", "feedback", "differences"] = "none"
+    rate: float | None = None
+
+
 class SchemeTable(Choice):
     code: Choice | None = None
+    compression: CompressionTable | None = None
     elastic: ElasticTable | None = None
 
 

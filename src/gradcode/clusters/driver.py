@@ -228,12 +228,13 @@ def iterate(scheme: Scheme, ledger: Ledger, on_shortfall: OnShortfall = "wait") 
                 cancelled = {slot for action in actions if isinstance(action, Abandon) for slot in action.slots}
                 again = [order for order in again if order.slot not in cancelled]
             case Failure(worker=worker):
-                if event.kind != "raised":
+                if event.kind in ("misshapen", "not finite"):
                     ledger.refused.add(worker)
                 dropped = tuple(slot for slot, order in ledger.open.items() if order.worker == worker)
                 if dropped:  # else it is one more error of orders that are given up already
                     ledger.failures.append(event)
-                    actions = [Abandon(dropped), *scheme.lose(worker)]
+                    told = getattr(scheme, "forget", scheme.lose) if event.kind == "forgotten" else scheme.lose
+                    actions = [Abandon(dropped), *told(worker)]
             case Expired():
                 expired_at = scheme.deadline
                 actions = scheme.expire()

@@ -17,7 +17,7 @@ from gradcode.clusters.driver import ON_SHORTFALL, Ledger, OnShortfall, Standing
 from gradcode.clusters.edge import check_edges
 from gradcode.clusters.injected import Injected, delay_table
 from gradcode.clusters.inspection import STRIKES, Inspection
-from gradcode.clusters.post import ABANDONED, NOT_FINITE, READY, REPLY, Message, PlannedOrder, Record
+from gradcode.clusters.post import ABANDONED, MISSING, NOT_FINITE, READY, REPLY, Message, PlannedOrder, Record
 from gradcode.clusters.reception import Reception
 from gradcode.clusters.roster import Arrival, Hand
 from gradcode.clusters.worker import OrderBook
@@ -435,7 +435,8 @@ class RealTimeCluster(ABC):
         if record.kind == REPLY:
             self._queue.append(arrival)
         else:
-            kind: Literal["raised", "not finite"] = "not finite" if record.kind == NOT_FINITE else "raised"
+            kinds: dict[int, Literal["not finite", "forgotten"]] = {NOT_FINITE: "not finite", MISSING: "forgotten"}
+            kind: Literal["raised", "not finite", "forgotten"] = kinds.get(record.kind, "raised")
             self._queue.append(Failure(hand.worker, at - self._start_time, self._why(arrival), kind))
 
     def _book_work(self, worker: int, record: Record, current: bool) -> None:
@@ -502,7 +503,9 @@ class RealTimeCluster(ABC):
             if (failure.worker, last) not in self._shown:
                 self._shown.add((failure.worker, last))
                 who = self._branch.names[failure.worker]
-                what = f"{who} raised" if failure.kind == "raised" else f"a reply of {who} was refused"
+                what = f"a reply of {who} was refused"
+                if failure.kind in ("raised", "forgotten"):
+                    what = f"{who} raised" if failure.kind == "raised" else f"{who} lacks what an order names"
                 warnings.warn(
                     f"{what} in iteration {self._number} and it was treated as a straggler (shown once):\n"
                     f"{failure.message}",

@@ -223,7 +223,7 @@ class Run:
         try:
             return book.carry_out(order, self.iteration.number, _always, later), _UNUSED
         except MissingError as error:
-            return None, Failure(child, self.now - self.start, str(error))
+            return None, Failure(child, self.now - self.start, str(error), "forgotten")
 
     # Edge nodes
 

@@ -326,8 +326,9 @@ class OrderBook:
         if order.codec.remembers:
             if self.memory is None:
                 raise ValueError(f"{order.codec!r} remembers, but the scheme's layout asks for no memory rows")
-            read = self.memory.read(order.row, order.memory)[start:stop]
-            written = self.memory.write(order.row, 1 - order.memory)[start:stop]
+            known = order.memory >= 0
+            written = self.memory.write(order.row, 1 - order.memory if known else 0)[start:stop]
+            read = self.memory.read(order.row, order.memory)[start:stop] if known else torch.zeros_like(written)
         size, begin = order.codec.size(stop - start, vector.element_size()), self._begin_of(order)
         key = (self.seed, number, self.worker)
         sent = order.codec.encode(part, row[begin : begin + size], read, written, key)

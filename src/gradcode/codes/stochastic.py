@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from gradcode.codes import checks
 from gradcode.codes.code import Array, GradientCode, Indices
 from gradcode.codes.registry import register
+from gradcode.codes.repetition import fractional_repetition
 from gradcode.codes.stability import Worst
 
 Held = NDArray[np.bool_]
@@ -76,8 +77,8 @@ def stochastic(
         allocation: "pairwise": any two partitions share exactly d²/N holders, from a Hadamard matrix of order
             N (one must be known here: N a power of two, or N − 1 a prime of the form 4m + 3; d = N/2, K ≤ N −
             1; or d = N). "random": d distinct holders per partition, independently; that balance then holds
-            on average. "cyclic": partition j on workers j, …, j + d − 1 (mod N). None: pairwise where it
-            exists, else random.
+            on average. "cyclic": partition j on workers j, …, j + d − 1 (mod N). "repetition": as
+            `fractional_repetition` places them. None: pairwise where it exists, else random.
         rng: generator or seed of the random allocation.
         dtype: of the messages, for the error bound.
 
@@ -93,10 +94,12 @@ def stochastic(
     k = n if partitions is None else checks.integer("partitions", partitions, 1)
     d = checks.integer("replication", replication, 1, n, f"workers={n}")
     if allocation is not None:
-        checks.choice("allocation", allocation, ("random", "pairwise", "cyclic"))
+        checks.choice("allocation", allocation, ("random", "pairwise", "cyclic", "repetition"))
     random = checks.generator(rng)
     if allocation == "cyclic":
         return SharedCode((np.arange(n)[:, None] - np.arange(k)) % n < d, dtype)
+    if allocation == "repetition":
+        return SharedCode(fractional_repetition(n, d - 1, k).encoding > 0, dtype)
     balanced = _pairwise(n, k, d) if allocation in (None, "pairwise") else None
     if balanced is not None:
         return SharedCode(balanced, dtype)

@@ -15,9 +15,13 @@ greedy          edge nodes without redundancy, wait for the quickest at both lev
 grouping        fractional repetition, the first of each group ends the others' work
 lag, glag       a worker's or a group's gradient only if it has changed; else the one it sent last
 lagc            coded sums of the changes of those partitions that have changed
+sgc             partitions on a few workers each; the sum of what arrives, with weights that make it right on average
+one_bit         the same with one random bit per coordinate
+coco_ef         the same with signs or the largest coordinates, and error feedback
 ==============  ==================================================================================================
 
-``elastic`` wraps any of them: it is rebuilt for the workers that are there.
+``elastic`` wraps any of them: it is rebuilt for the workers that are there. ``compressed`` wraps those whose messages
+can travel through a codec of :mod:`gradcode.compression`.
 
 A new method is one file here that registers its constructor with :func:`gradcode.schemes.registry.scheme`.
 """
@@ -25,7 +29,9 @@ A new method is one file here that registers its constructor with :func:`gradcod
 from gradcode.schemes import lazy
 from gradcode.schemes.block_coordinate import BlockCoordinate, block_coordinate
 from gradcode.schemes.bounds import fluid_bound
+from gradcode.schemes.coco_ef import coco_ef
 from gradcode.schemes.coded import Coded, coded, uncoded
+from gradcode.schemes.compressed import Compressed, compressed
 from gradcode.schemes.coupon import CouponCollector, coupon
 from gradcode.schemes.elastic import Elastic, elastic
 from gradcode.schemes.fastest import Fastest, fastest
@@ -33,12 +39,15 @@ from gradcode.schemes.fastest_blocks import FastestBlocks, fastest_blocks
 from gradcode.schemes.grouping import Grouping, grouping
 from gradcode.schemes.hierarchical import Greedy, Hierarchical, greedy, hierarchical
 from gradcode.schemes.lazy import glag, lag, lagc
+from gradcode.schemes.one_bit import one_bit
 from gradcode.schemes.partial import PartialStragglers, partial
 from gradcode.schemes.registry import SchemeEntry, available, by_name
+from gradcode.schemes.sgc import StochasticSum, sgc
 
 __all__ = [
     "BlockCoordinate",
     "Coded",
+    "Compressed",
     "CouponCollector",
     "Elastic",
     "Fastest",
@@ -48,10 +57,13 @@ __all__ = [
     "Hierarchical",
     "PartialStragglers",
     "SchemeEntry",
+    "StochasticSum",
     "available",
     "block_coordinate",
     "by_name",
+    "coco_ef",
     "coded",
+    "compressed",
     "coupon",
     "elastic",
     "fastest",
@@ -64,6 +76,8 @@ __all__ = [
     "lag",
     "lagc",
     "lazy",
+    "one_bit",
     "partial",
+    "sgc",
     "uncoded",
 ]

@@ -54,6 +54,11 @@ class Coded(RowScheme):
         deadline = "" if self.deadline is None else f", deadline={self.deadline}"
         return f"coded({self.code!r}{deadline})"
 
+    @property
+    def fixed_weights(self) -> Floats | None:
+        everybody = self.deadline is None and self._fewest == self.workers
+        return np.asarray(self.code.decode(range(self.workers)).weights) if everybody else None
+
     def suffice(self, arrived: set[int], iteration: Iteration) -> bool:
         return len(arrived) >= self._fewest and self.code.decodable(self._idle | arrived)
 

@@ -135,9 +135,21 @@ class RowScheme(ABC):
         self.done = bool(self._arrived)
         return ()
 
-    def gradient(self, rows: Tensor, out: Tensor) -> None:
+    @property
+    def fixed_weights(self) -> Floats | None:
+        """(N,) with which a worker's row counts in this iteration, whoever else answers; None: it depends on that."""
+        return None
+
+    def finish(self) -> npt.NDArray[Any]:
+        """(N,) weights of the rows that have arrived; ``error`` and ``exact`` are then those of their sum."""
         assert self._iteration is not None
-        _, self.error, self.exact = self.decode(self._arrived, self._iteration, rows, out)
+        weights, self.error, self.exact = self._weights(self._arrived, self._iteration)
+        return weights
+
+    def gradient(self, rows: Tensor, out: Tensor) -> None:
+        weights = self.finish()
+        self._add_up(weights, rows, out)
+        self.error += self._coarseness(weights, rows, out)
 
     def decode(
         self, arrived: set[int], iteration: Iteration, rows: Tensor, out: Tensor, zero: Collection[int] = ()
@@ -147,11 +159,14 @@ class RowScheme(ABC):
         if len(zero):
             weights = weights.copy()
             weights[list(zero)] = 0
+        self._add_up(weights, rows, out)
+        return Weights(weights, error + self._coarseness(weights, rows, out), exact)
+
+    def _add_up(self, weights: npt.NDArray[Any], rows: Tensor, out: Tensor) -> None:
         if self.layout.packed:
             packed_sum(rows, np.asarray(weights, dtype=np.complex128), out)
         else:
             weighted_sum(rows, np.asarray(weights, dtype=np.float64), out)
-        return Weights(weights, error + self._coarseness(weights, rows, out), exact)
 
     def duration(self, compute: Floats, communicate: Floats) -> Floats:
         """Seconds of an iteration, (samples, N, stages) and (samples, links) -> (samples,).
