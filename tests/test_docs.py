@@ -212,6 +212,7 @@ FLOORS = {
     "report": 1,
     "topology": 1,
     "codes": 1,
+    "compression": 1,
     "delays": 1,
     "schemes": 2,
     "training": 3,

@@ -93,10 +93,11 @@ class Codec(Protocol):
     ``remembers`` says that it needs a memory row of the vector's length and dtype (error feedback, differences).
     """
 
-    remembers: bool
+    @property
+    def remembers(self) -> bool: ...
 
     def size(self, length: int, itemsize: int) -> int:
-        """Bytes of one encoded vector of ``length`` coordinates of ``itemsize`` bytes."""
+        """Bytes of one encoded vector of ``length`` coordinates of ``itemsize`` bytes, at most."""
         ...
 
     def encode(
@@ -106,8 +107,10 @@ class Codec(Protocol):
         memory: Tensor | None,
         remembered: Tensor | None,
         key: tuple[int, ...],
-    ) -> bool:
-        """Writes ``vector`` (length,) as bytes into ``out`` (uint8); False says that nothing is sent (a skip).
+    ) -> bool | int:
+        """Writes ``vector`` (length,) as bytes into ``out`` (uint8), and says what is sent of it.
+
+        True: all of ``out``; a number: so many of its first bytes; False: nothing (a skip).
 
         ``memory`` is read and ``remembered`` is written, never the other way round, so that a reply the master does
         not use leaves no trace. ``key`` = (seed, iteration, worker) seeds whatever is random.

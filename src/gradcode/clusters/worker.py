@@ -139,7 +139,7 @@ class OrderBook:
         return self.rows.shape[1] * self.rows.dtype.itemsize
 
     def size(self, order: Order) -> int:
-        """Payload bytes of the answer to ``order``, unless it is a skip or a notice."""
+        """Payload bytes of the answer to ``order``, unless it is a skip or a notice; with a codec, at most."""
         if order.block is None:
             return self.full_size
         length = order.block.stop - order.block.start
@@ -332,7 +332,9 @@ class OrderBook:
         size, begin = order.codec.size(stop - start, vector.element_size()), self._begin_of(order)
         key = (self.seed, number, self.worker)
         sent = order.codec.encode(part, row[begin : begin + size], read, written, key)
-        return Answer(order, size if sent else None, statistics, change)
+        # A bool is an int in Python, but True is not one byte.
+        bytes_sent = (size if sent else None) if isinstance(sent, bool) else sent
+        return Answer(order, bytes_sent, statistics, change)
 
     def _begin_of(self, order: Order) -> int:
         """The byte of its row at which the answer begins."""

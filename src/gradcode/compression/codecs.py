@@ -1,0 +1,125 @@
+"""What an order carries: a compressor, and what is remembered of a gradient between iterations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from gradcode.compression.compressor import Compressor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Plain:
+    """C(g) is sent and nothing is remembered.
+
+    Args:
+        compressor: C.
+    """
+
+    compressor: Compressor
+
+    remembers: ClassVar[bool] = False
+
+    def size(self, length: int, itemsize: int) -> int:
+        """Bytes of a message, at most."""
+        return self.compressor.size(length, itemsize)
+
+    def encode(
+        self, vector: Tensor, out: Tensor, memory: Tensor | None, remembered: Tensor | None, key: tuple[int, ...]
+    ) -> int:
+        """Writes the message of C(g); its bytes."""
+        return self.compressor.compress(vector, out, key)
+
+
+@dataclass(frozen=True)
+class ErrorFeedback:
+    """What was left out is added to the next gradient: a = g + ratio·e, c = C(a) is sent, e ← a − c is remembered.
+
+    The memory e is in units of the gradient. With ratio = γ_{t−1}/γ_t, the last step size over this one, and a
+    compressor that scales with its argument, γ_t·c is the message of one_bit.md (9), which keeps γ·e instead.
+
+    Args:
+        compressor: C; with δ < 1 (:meth:`Compressor.error_factor`) the memory stays bounded.
+        ratio: of step sizes; 1: the step size is constant.
+
+    >>> from gradcode.compression import GroupedSign
+    >>> import dataclasses
+    >>> dataclasses.replace(ErrorFeedback(GroupedSign(64)), ratio=0.5)
+    ErrorFeedback(compressor=GroupedSign(group=64), ratio=0.5)
+    """
+
+    compressor: Compressor
+    ratio: float = 1.0
+
+    remembers: ClassVar[bool] = True
+
+    def size(self, length: int, itemsize: int) -> int:
+        """Bytes of a message, at most."""
+        return self.compressor.size(length, itemsize)
+
+    def encode(
+        self, vector: Tensor, out: Tensor, memory: Tensor | None, remembered: Tensor | None, key: tuple[int, ...]
+    ) -> int:
+        """Writes the message of C(a) and remembers a − C(a); its bytes."""
+        assert memory is not None and remembered is not None
+        whole = _wide(remembered)
+        whole.copy_(vector).add_(memory, alpha=self.ratio)
+        used = self.compressor.compress(whole, out, key)
+        self.compressor.add([out[:used]], [-1.0], whole)
+        _keep(whole, remembered)
+        return used
+
+
+@dataclass(frozen=True)
+class Differences:
+    """The gradient's difference to what is remembered is sent: C(g − h), and h ← h + rate·C(g − h).
+
+    The master keeps the same h, for it adds up the same messages, and takes h + C(g − h) for the gradient: unbiased if
+    C is, with an error that vanishes as gradients settle (the DIANA type of one_bit.md 9).
+
+    Args:
+        compressor: C.
+        rate: in (0, 1]; 1/(1 + ω) where E‖C(x) − x‖² ≤ ω‖x‖² is safe.
+
+    Raises:
+        ValueError: the rate is not in (0, 1].
+    """
+
+    compressor: Compressor
+    rate: float
+
+    remembers: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= 1:
+            raise ValueError(f"rate={self.rate} must be above 0 and at most 1: how much of a difference is taken over")
+
+    def size(self, length: int, itemsize: int) -> int:
+        """Bytes of a message, at most."""
+        return self.compressor.size(length, itemsize)
+
+    def encode(
+        self, vector: Tensor, out: Tensor, memory: Tensor | None, remembered: Tensor | None, key: tuple[int, ...]
+    ) -> int:
+        """Writes the message of C(g − h) and remembers h + rate·C(g − h); its bytes."""
+        assert memory is not None and remembered is not None
+        whole = _wide(remembered)
+        whole.copy_(vector).sub_(memory)
+        used = self.compressor.compress(whole, out, key)
+        whole.copy_(memory)
+        self.compressor.add([out[:used]], [self.rate], whole)
+        _keep(whole, remembered)
+        return used
+
+
+def _wide(remembered: Tensor) -> Tensor:
+    """Where to compute what is remembered: there itself, or in float32 if that is a half."""
+    return remembered if remembered.itemsize >= 4 else remembered.float()
+
+
+def _keep(whole: Tensor, remembered: Tensor) -> None:
+    if whole is not remembered:
+        remembered.copy_(whole)
