@@ -44,7 +44,7 @@ def one_bit(
         straggling, quorum, deadline, partitions, allocation, rng: as of :func:`sgc`.
         range: r, ``"linf"``: the largest coordinate; ``"l2"``: the norm; ``"fixed"``: ``bound``, to which coordinates
             are clipped.
-        bound: r for ``"fixed"``.
+        bound: r for ``"fixed"``, of messages before they are weighted 1/(1 − p).
 
     Raises:
         ValueError: an argument is out of its range.
