@@ -498,14 +498,12 @@ class RealTimeCluster(ABC):
 
     def _show_failures(self) -> None:
         """A traceback is shown once, with the worker's number, though training goes on."""
-        for failure in self._ledger.failures:
+        for failure in (own for own in self._ledger.failures if own.kind != "forgotten"):
             last = failure.message.strip().rsplit("\n", 1)[-1] if failure.kind == "raised" else failure.kind
             if (failure.worker, last) not in self._shown:
                 self._shown.add((failure.worker, last))
                 who = self._branch.names[failure.worker]
-                what = f"a reply of {who} was refused"
-                if failure.kind in ("raised", "forgotten"):
-                    what = f"{who} raised" if failure.kind == "raised" else f"{who} lacks what an order names"
+                what = f"{who} raised" if failure.kind == "raised" else f"a reply of {who} was refused"
                 warnings.warn(
                     f"{what} in iteration {self._number} and it was treated as a straggler (shown once):\n"
                     f"{failure.message}",

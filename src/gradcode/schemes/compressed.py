@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradcode.compression import Compressor, Differences, ErrorFeedback, Plain
-from gradcode.protocol import Action, Floats, Iteration, Keep, Order, Reply, Scheme
+from gradcode.protocol import Abandon, Action, Floats, Iteration, Keep, Order, Reply, Scheme
 from gradcode.schemes.block_coordinate import BlockCoordinate
 from gradcode.schemes.decoding import unit_of
 from gradcode.schemes.fastest_blocks import FastestBlocks
@@ -54,11 +54,14 @@ class Compressed:
         self.scheme = scheme
         self.workers, self.partitions = scheme.workers, scheme.partitions
         memory = scheme.layout.rows if self.codec.remembers else 0
-        self.layout = replace(scheme.layout, codec=self.codec, memory=memory)
+        # A worker that has forgotten what it ought to remember is given its order again, in a slot of the second half.
+        self._slots = scheme.layout.slots
+        slots = 2 * self._slots if memory else self._slots
+        self.layout = replace(scheme.layout, codec=self.codec, memory=memory, slots=slots)
         self.error, self.exact = float("nan"), False
         self.done, self.deadline = scheme.done, scheme.deadline
         self._copies = [0] * memory  # which of a row's two memories counts; −1: neither
-        self._rows: dict[int, set[int]] = {}  # worker -> its rows
+        self._open: dict[int, Order] = {}  # slot -> order, while it is not answered; of codecs that remember
         self._scales = np.full(memory, np.nan)  # γ·w_i with which a memory came about
         self._now: Floats = np.ones(memory)  # that of this iteration
         self._replies: list[Reply] = []
@@ -80,7 +83,7 @@ class Compressed:
     # One iteration
 
     def start(self, iteration: Iteration) -> Sequence[Action]:
-        self._replies = []
+        self._replies, self._open = [], {}
         actions = self.scheme.start(iteration)
         if isinstance(self.codec, ErrorFeedback):
             rate = iteration.step.learning_rate
@@ -89,6 +92,8 @@ class Compressed:
         return self._through(actions)
 
     def receive(self, reply: Reply) -> Sequence[Action]:
+        if self._open.pop(reply.order.slot, None) and reply.order.slot >= self._slots:
+            reply = replace(reply, order=replace(reply.order, slot=reply.order.slot - self._slots))
         if reply.payload is not None:
             self._replies.append(reply)
         return self._through(self.scheme.receive(reply))
@@ -97,12 +102,16 @@ class Compressed:
         return self._through(self.scheme.lose(worker))
 
     def forget(self, worker: int) -> Sequence[Action]:
-        """The worker was started again and does not know its memory: that begins with zeros the next time."""
-        for row in self._rows.get(worker, ()):
-            self._copies[row], self._scales[row] = -1, np.nan
+        """The worker was started again and does not know its memory: that begins with zeros, at once."""
+        lost = [order for order in self._open.values() if order.worker == worker]
+        self._open = {slot: order for slot, order in self._open.items() if order.worker != worker}
+        if any(order.slot >= self._slots for order in lost) or not lost:
+            return self._through(self.scheme.lose(worker))
+        for order in lost:
+            self._copies[order.row], self._scales[order.row] = -1, np.nan
             if self._known is not None:
-                self._known[row].zero_()
-        return self._through(self.scheme.lose(worker))
+                self._known[order.row].zero_()
+        return [self._coded(order, self._slots) for order in lost]
 
     def expire(self) -> Sequence[Action]:
         return self._through(self.scheme.expire())
@@ -116,20 +125,26 @@ class Compressed:
                 changed.append(self._coded(action))
             elif isinstance(action, Keep):
                 changed.append(replace(action, origin=None))
+            elif isinstance(action, Abandon):
+                again = {slot - self._slots for slot in self._open if slot >= self._slots}
+                slots = tuple(slot + self._slots * (slot in again) for slot in action.slots)
+                self._open = {slot: order for slot, order in self._open.items() if slot not in slots}
+                changed.append(Abandon(slots))
             else:
                 changed.append(action)
         return changed
 
-    def _coded(self, order: Order) -> Order:
+    def _coded(self, order: Order, later: int = 0) -> Order:
         if order.hold:
             return order
         if not self.codec.remembers:
             return replace(order, codec=self.codec)
-        self._rows.setdefault(order.worker, set()).add(order.row)
         codec, before = self.codec, self._scales[order.row]
         if isinstance(codec, ErrorFeedback) and not np.isnan(before):
             codec = replace(codec, ratio=float(before / self._now[order.row]))
-        return replace(order, codec=codec, memory=self._copies[order.row])
+        coded = replace(order, codec=codec, memory=self._copies[order.row], slot=order.slot + later)
+        self._open[coded.slot] = coded
+        return coded
 
     def gradient(self, rows: Tensor, out: Tensor) -> None:
         together = isinstance(self.scheme, RowScheme) and not self.layout.packed and self.layout.fold == 1
