@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradcode.compression import Plain, Sampled
 from gradcode.protocol import Abandon, Block, Combination, Floats, Iteration, Layout, Order, Reply, Scheme
 
 Actions = Sequence[Order | Abandon]
@@ -217,6 +218,30 @@ class Skipping(Toy):
         if self.kept is None or all(self.answers):
             self.kept = torch.stack([row.clone().view(out.dtype) for row in rows]).sum(0)
         out.copy_(self.kept)
+
+
+class SampledReplies(Toy):
+    """Everybody's partition through a codec whose messages differ in length, added up."""
+
+    def __init__(self, workers: int) -> None:
+        super().__init__(workers)
+        self.codec = Plain(Sampled(variance_budget=1.0))
+        self.layout = Layout(rows=workers, slots=workers, codec=self.codec)
+        self.payloads: dict[int, Tensor] = {}
+
+    def start(self, iteration: Iteration) -> Actions:
+        self.begin(iteration)
+        self.payloads = {}
+        return [Order(w, iteration.serial, w, w, one(w), codec=self.codec) for w in range(self.workers)]
+
+    def receive(self, reply: Reply) -> Actions:
+        assert reply.payload is not None
+        self.payloads[reply.order.worker] = reply.payload
+        self.done = len(self.payloads) == self.workers
+        return ()
+
+    def gradient(self, rows: Tensor, out: Tensor) -> None:
+        self.codec.compressor.add(list(self.payloads.values()), [1.0] * self.workers, out.zero_())
 
 
 class Grants(Toy):

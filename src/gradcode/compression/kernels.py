@@ -1,6 +1,6 @@
 """The loops over coordinates, compiled by Numba at first use and kept on disk beside this file.
 
-Each is written so that LLVM turns it into vector instructions: 32 coordinates at a time, each with a bit of its own in
+XX
 one word. The bit of coordinate j lies in byte j // 8, lowest bit first. Numba takes half a second to import, so the
 rest of the room imports this module where it calls it.
 """
@@ -14,17 +14,15 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from gradcode.compression import random
+from gradcode.compression import lanes
 
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 Number = Any  # of NumPy, whose types the kernels keep
 F = TypeVar("F", bound=Callable[..., Any])
 
-WORD = 32
-BLOCK = 1024  # coordinates whose random numbers are made at once
-STEP = np.uint64(random.STEP)
-TERMS = 1024  # added up in the vector's own precision, before that sum is added to one in float64
+WORD = lanes.WIDTH
+BLOCK = 4096  # coordinates that fit into a core's first-level cache, with what is made of them
 
 
 def _compiled(function: F) -> F:
@@ -56,11 +54,10 @@ def sum_of_squares(vector: Array) -> float:
 @_compiled
 def sum_of_magnitudes(vector: Array, begin: int, end: int) -> float:
     total = 0.0
-    for first in range(begin, end, TERMS):
-        own = vector.dtype.type(0)
-        for j in range(first, min(first + TERMS, end)):
-            own += abs(vector[j])
-        total += own
+    for first in range(begin, end - WORD + 1, WORD):
+        total += lanes.sum_of_magnitudes(vector, first)
+    for j in range(end - (end - begin) % WORD, end):
+        total += abs(vector[j])
     return total
 
 
@@ -75,10 +72,7 @@ def write_word(word: Number, bits: Bytes, byte: int, count: int) -> None:
 def signs(vector: Array, bits: Bytes, begin: int, end: int) -> None:
     """A bit for each coordinate from ``begin``, a multiple of 32, to ``end``: whether it is ≥ 0."""
     for first in range(begin, end - WORD + 1, WORD):
-        word = np.uint32(0)
-        for k in range(WORD):
-            word |= np.uint32(vector[first + k] >= 0) << np.uint32(k)
-        write_word(word, bits, first // 8, WORD)
+        lanes.store(lanes.not_negative(vector, first), bits, first // 8)
     first = end - (end - begin) % WORD
     if first < end:
         word = np.uint32(0)
@@ -90,17 +84,18 @@ def signs(vector: Array, bits: Bytes, begin: int, end: int) -> None:
 @_compiled
 def grouped_signs(vector: Array, group: int, scales: Array, bits: Bytes) -> None:
     """The mean magnitude of each group, and the signs; memory is read once, unless groups are beyond the cache."""
-    length = len(vector)
+    length, own = len(vector), 0
     for begin in range(0, length, WORD * group):
         end = min(begin + WORD * group, length)
         for first in range(begin, end, group):
             last = min(first + group, end)
-            scales[first // group] = sum_of_magnitudes(vector, first, last) / (last - first)
+            scales[own] = sum_of_magnitudes(vector, first, last) / (last - first)
+            own += 1
         signs(vector, bits, begin, end)
 
 
 @_compiled
-def add_signs(bits: Bytes, scales: Array, group: int, weight: float, out: Array, begin: int, end: int) -> None:
+def add_signs_of_one(bits: Bytes, scales: Array, group: int, weight: float, out: Array, begin: int, end: int) -> None:
     """``out`` += ± weight · scales, group by group, from coordinate ``begin``, a multiple of 32, to ``end``."""
     own = begin // group
     edge = (own + 1) * group
@@ -111,11 +106,7 @@ def add_signs(bits: Bytes, scales: Array, group: int, weight: float, out: Array,
             edge += group
             scale = out.dtype.type(weight * scales[own])
         if first + WORD <= min(edge, end):
-            byte = first // 8
-            word = np.uint32(bits[byte]) | np.uint32(bits[byte + 1]) << np.uint32(8)
-            word |= np.uint32(bits[byte + 2]) << np.uint32(16) | np.uint32(bits[byte + 3]) << np.uint32(24)
-            for k in range(WORD):
-                out[first + k] += scale if (word >> np.uint32(k)) & np.uint32(1) else -scale
+            lanes.add_signed(lanes.load(bits, first // 8), scale, out, first)
             continue
         for j in range(first, min(first + WORD, end)):
             if j == edge:
@@ -126,32 +117,40 @@ def add_signs(bits: Bytes, scales: Array, group: int, weight: float, out: Array,
 
 
 @_compiled
-def mix(z: Number) -> Number:
-    """:func:`gradcode.compression.random.mix`."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+def add_signs(bits: Bytes, scales: Array, weights: Array, group: int, out: Array) -> None:
+    """``out`` += Σ_i ± weights[i] · scales[i], (M, bytes) and (M, groups): all messages of a piece, then the next."""
+    for begin in range(0, len(out), BLOCK):
+        for i in range(len(weights)):
+            add_signs_of_one(bits[i], scales[i], group, weights[i], out, begin, min(begin + BLOCK, len(out)))
 
 
 @_compiled
-def coins(vector: Array, per_unit: Number, shared: Number, start: Number, bits: Bytes) -> None:
+def scrambled(number: Number, key: Number) -> Number:
+    """A bijection of 32 bits that looks random on consecutive numbers: a usual finaliser, keyed in its middle."""
+    z = np.uint32(number ^ (number >> np.uint32(16)))
+    z = np.uint32(z * np.uint32(0x7FEB352D))
+    z = np.uint32(z ^ (z >> np.uint32(15)) ^ key)
+    z = np.uint32(z * np.uint32(0x846CA68B))
+    return np.uint32(z ^ (z >> np.uint32(16)))
+
+
+@_compiled
+def coins(vector: Array, per_unit: Number, shared: Number, start: Number, key: Number, bits: Bytes) -> None:
     """Bit j is 1 with probability 1/2 + vector[j] · per_unit / 2^16, from 0 on to 1.
 
-    The 64-bit number b after ``start`` gives coordinates 4b to 4b + 3 a whole number u each, uniform from −2^15 to
+    The scrambled number ``start`` + b gives coordinates 2b and 2b + 1 a whole number u each, uniform from −2^15 to
     2^15 − 1; the bit is u + shared < vector[j] · per_unit, with ``shared`` from (0, 1).
     """
-    numbers = np.empty(BLOCK // 4, dtype=np.uint64)
+    numbers = np.empty(BLOCK // 2, dtype=np.uint32)
     uniform = numbers.view(np.int16)
     for begin in range(0, len(vector), BLOCK):
         end = min(begin + BLOCK, len(vector))
-        for b in range(BLOCK // 4):
-            numbers[b] = mix(start + STEP * np.uint64(begin // 4 + b + 1))
+        number = np.uint32(start + begin // 2)
+        for b in range(BLOCK // 2):
+            numbers[b] = scrambled(np.uint32(number + np.uint32(b)), key)
         for first in range(begin, end - WORD + 1, WORD):
-            word = np.uint32(0)
-            for k in range(WORD):
-                below = np.float32(uniform[first - begin + k]) + shared < vector[first + k] * per_unit
-                word |= np.uint32(below) << np.uint32(k)
-            write_word(word, bits, first // 8, WORD)
+            word = lanes.below(uniform, first - begin, shared, vector, first, per_unit)
+            lanes.store(word, bits, first // 8)
         first = end - (end - begin) % WORD
         if first < end:
             word = np.uint32(0)

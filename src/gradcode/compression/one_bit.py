@@ -81,9 +81,9 @@ class OneBit(Compressor):
         shared = ((random.mix(start) >> 56) + 0.5) / 256
         for begin, array in vectors.arrays(vector):
             per_unit = array.dtype.type(32768 / scale if scale else 0.0)
-            # Each word of random bits is that of its number in the vector, wherever the pieces are cut.
-            first = np.uint64((start + random.STEP * (begin // 4)) & (2**64 - 1))
-            kernels.coins(array, per_unit, np.float32(shared), first, bits[begin // 8 :])
+            # Coordinates have the same random numbers wherever the pieces are cut.
+            number = np.uint32((start + begin // 2) % 2**32)
+            kernels.coins(array, per_unit, array.dtype.type(shared), number, np.uint32(start >> 32), bits[begin // 8 :])
         return self.size(vector.shape[0], vector.itemsize)
 
     def add(self, payloads: Sequence[Tensor], weights: Sequence[float], out: Tensor) -> None:

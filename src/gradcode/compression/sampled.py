@@ -78,8 +78,7 @@ def greedy(magnitudes: Floats, density: float, rounds: int = 2) -> float:
 def hybrid_bits(exact: int, signed: int, length: int, float_bits: int = FLOAT_BITS) -> float:
     """Bits of sparsification.md 4 (RECONSTRUCTED), with log₂ d unrounded.
 
-    b + log₂ d for each coordinate that is kept for certain; log₂ d + 1 for each that was lucky, or a map of 2 bits per
-    coordinate if that is less; and b for 1/λ.
+    b + log₂ d for each coordinate that is kept for certain, log₂ d + 1 for each that was lucky, and b for 1/λ.
 
     Args:
         exact: coordinates with p = 1.
@@ -91,7 +90,7 @@ def hybrid_bits(exact: int, signed: int, length: int, float_bits: int = FLOAT_BI
     75.0
     """
     index = math.log2(length)
-    return exact * (float_bits + index) + min(signed * (index + 1), 2 * length) + float_bits
+    return exact * (float_bits + index) + signed * (index + 1) + float_bits
 
 
 @register("sampled")

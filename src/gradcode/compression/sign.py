@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from gradcode.compression.vectors import Array, Bytes
 
+TOGETHER = 8  # messages
+
 
 @register("grouped_sign")
 @dataclass(frozen=True)
@@ -72,14 +74,14 @@ class GroupedSign(Compressor):
 
 
 def add_signs(messages: Sequence[tuple[Array, Bytes]], weights: Sequence[float], group: int, out: Tensor) -> None:
-    """``out`` += Σ ± weight · scale, over messages of (one scale per group, one bit per coordinate).
+    """``out`` += Σ ± weight · scale over messages of (one scale per group, one bit per coordinate).
 
-    All messages of a piece of the coordinates, then the next piece, so that ``out`` is read and written once.
+    So many messages at a time that a copy of them, side by side, is small beside ``out``.
     """
     from gradcode.compression import kernels
 
     array = out.detach().numpy()
-    for begin in range(0, len(array), vectors.PIECE):
-        end = min(begin + vectors.PIECE, len(array))
-        for (scales, bits), weight in zip(messages, weights, strict=True):
-            kernels.add_signs(bits, scales, group, float(weight), array, begin, end)
+    for first in range(0, len(messages) if len(array) else 0, TOGETHER):
+        some = messages[first : first + TOGETHER]
+        scales, bits = (np.stack([message[part] for message in some]) for part in (0, 1))
+        kernels.add_signs(bits, scales, np.array(weights[first : first + TOGETHER], dtype=np.float64), group, array)
