@@ -102,6 +102,10 @@ class Innovations:
         deadline: float | None = None,
     ) -> None:
         checks.choice("mode", mode, ("coded", "switch"))
+        if code.reduction > 1:
+            raise ValueError(
+                f"{code!r} has shorter messages (reduction={code.reduction}); lazy schemes need whole ones"
+            )
         if deadline is not None and not deadline > 0:
             raise ValueError(f"deadline={deadline!r} must be a positive number of seconds, or None to have none")
         if mode == "switch" and code.partitions != code.workers:
