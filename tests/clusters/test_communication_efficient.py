@@ -53,3 +53,26 @@ def test_short_messages_give_the_plain_gradient(
     answers = WORKERS - stragglers
     # At least the answers that it takes; late ones may have been sent, too.
     assert answers * width * dtype.itemsize <= reports[-1].bytes_up <= WORKERS * (width + 16) * dtype.itemsize
+
+
+def test_rows_of_fewer_bits_are_within_the_reported_error() -> None:
+    """bfloat16 replies to float32: each message is rounded once, and the bound says what decoding makes of it."""
+    code = codes.communication_efficient(WORKERS, 3, 1, 2, construction="fourier_centred")
+    model, dataset = cnn(), images()
+    reports: list[gradcode.Report] = []
+    cluster = gradcode.SimulatedCluster(WORKERS)
+    with gradcode.Session(
+        model,
+        nn.CrossEntropyLoss(),
+        dataset,
+        BATCH,
+        schemes.coded(code),
+        cluster,
+        SEED,
+        reply_dtype=torch.bfloat16,
+        listeners=[reports.append],
+    ) as session:
+        next(session.epoch()).backward()
+    parts = plain_gradients(cnn(), dataset, Sampling(len(dataset), WORKERS, BATCH, SEED), 0)
+    error = float((decoded(model) - sum(parts)).norm()) / sum(float(part.norm()) for part in parts)
+    assert 1e-5 < error <= reports[0].decode_error < 0.1

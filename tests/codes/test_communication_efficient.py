@@ -184,3 +184,12 @@ def test_the_error_never_exceeds_its_bound(data, construction, dtype):
     for stragglers in (d - m, 0, min(d - m + 1, n)):  # the last are too many: the bound has what is missing
         decoding = code.decode(without(n, rng.permutation(n)[:stragglers].tolist()))
         assert round_.error(decoding.weights) <= decoding.error
+
+
+@pytest.mark.parametrize("mode", ["coded", "wait_F"])
+def test_lazy_schemes_refuse_short_messages(mode):
+    from gradcode.schemes.lazy import CodedRows, Innovations, Rule
+
+    made = Innovations if mode == "coded" else CodedRows
+    with pytest.raises(ValueError, match=r"shorter messages \(reduction=2\)"):
+        made(build(6, 4, 2, 2), Rule(6, 0.1, 0.1))
