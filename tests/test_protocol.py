@@ -21,6 +21,16 @@ def test_combination_is_real_or_not() -> None:
     assert not Combination({0: 1.0, 1: 2 + 1e-9j}).real
 
 
+def test_combination_of_folded_messages() -> None:
+    """A number for each part, complex where the layout is packed; multiplied by the target's coefficient."""
+    combination = Combination({0: (1, 2 + 0j, 1j), 2: (0.5, 1.0, 2.0)})
+    assert dict(combination) == {0: (1.0, 2.0, 1j), 2: (0.5, 1.0, 2.0)} and not combination.real
+    assert [type(part) for part in combination[0]] == [float, float, complex]  # type: ignore[union-attr]
+    assert dict(combination.of(Combination({0: 2.0}))) == {0: (2.0, 4.0, 2j)}
+    with pytest.raises(ValueError, match="is folded"):
+        Combination({0: 1.0}).of(combination)
+
+
 def test_combination_is_immutable() -> None:
     given = {0: 1.0}
     combination = Combination(given)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-Coefficient = float | complex | tuple[float, ...]
+Coefficient = float | complex | tuple[float | complex, ...]
 
 
 class Combination(Mapping[int, Coefficient]):
@@ -27,10 +27,9 @@ class Combination(Mapping[int, Coefficient]):
         self._items: dict[int, Coefficient] = {}
         for partition, coefficient in coefficients.items():
             if isinstance(coefficient, tuple):
-                self._items[int(partition)] = tuple(map(float, coefficient))
-                continue
-            value = complex(coefficient)
-            self._items[int(partition)] = value if value.imag else value.real
+                self._items[int(partition)] = tuple(map(_number, coefficient))
+            else:
+                self._items[int(partition)] = _number(coefficient)
         self._hash = hash(tuple(self._items.items()))
 
     def __getitem__(self, partition: int) -> Coefficient:
@@ -69,7 +68,7 @@ class Combination(Mapping[int, Coefficient]):
             if isinstance(factor, tuple):
                 raise ValueError(f"{target!r} is folded: its parts cannot be split any further")
             if isinstance(value, tuple):
-                scaled[partition] = tuple(part * factor.real for part in value)
+                scaled[partition] = tuple(part * factor for part in value)
             else:
                 scaled[partition] = value * factor
         return Combination(scaled)
@@ -78,6 +77,11 @@ class Combination(Mapping[int, Coefficient]):
     def real(self) -> bool:
         """Whether every coefficient is a real number; a complex combination travels packed (see :class:`Layout`)."""
         return not any(isinstance(value, complex | tuple) for value in self._items.values())
+
+
+def _number(value: complex) -> float | complex:
+    value = complex(value)
+    return value if value.imag else value.real
 
 
 class Block(NamedTuple):

@@ -58,8 +58,9 @@ class Layout:
         codec: what turns a gradient into a row's bytes; None: the coordinates themselves.
         packed: rows are complex combinations: first half real part, second half imaginary part, of a gradient whose
             first half was read as real and second half as imaginary part (lengths are padded to even).
-        fold: a row holds a message of ``ceil(length / fold)`` coordinates: the gradient is cut into so many parts, and
-            a combination adds up parts, each with a coefficient of its own.
+        fold: a row holds a message of ``width(length)``, ⌈length / fold⌉, coordinates: the gradient is cut into so many
+            contiguous parts of that length, the last ones shorter or empty, and a combination adds up parts, each with
+            a coefficient of its own. With ``packed`` each part is a complex vector, real part first.
         memory: memory rows; the memory of an order is that of its row. Each has two copies.
         history: how many squared displacements of the parameters :class:`Step` reports.
         length: coordinates that the gradient must have; None: any number.

@@ -196,6 +196,15 @@ def test_coupon_in_a_configuration(config: Path, loads: str, shown: str) -> None
     assert repr(build.plan(given).scheme) == f"coupon(workers=4, partitions=8, loads={shown})"
 
 
+def test_short_messages_in_a_configuration(config: Path) -> None:
+    """Four workers: a load of 3, without one straggler, messages of half the length."""
+    code = 'scheme.code={name="communication_efficient", load=3, stragglers=1, reduction=2}'
+    scheme = build.plan(load(config, [code])).scheme
+    assert scheme.layout.fold == 2 and scheme.partitions == 4
+    with pytest.raises(ConfigError, match=r"scheme\.code\.load = 2 must be at least stragglers \+ reduction = 1 \+ 2"):
+        build.plan(load(config, [code.replace("load=3", "load=2")]))
+
+
 def test_a_scheme_registered_later_works_by_name(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 

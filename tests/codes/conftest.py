@@ -51,6 +51,12 @@ EXACT: dict[str, Build] = {
     "hierarchical, one edge node": lambda n, s, dtype: codes.hierarchical(
         [n], 0, s, 2 * n, variant="lagrange", nodes="unity", dtype=dtype, max_error=ALL_SIZES
     ),
+    "communication_efficient": lambda n, s, dtype: codes.communication_efficient(
+        n, min(s + 2, n), s, min(2, n - s), construction="polynomial", dtype=dtype, max_error=ALL_SIZES
+    ),
+    "communication_efficient, complex, K=19": lambda n, s, dtype: codes.communication_efficient(
+        n, min(s + 3, n), s, min(3, n - s), 19, construction="fourier_centred", dtype=dtype, max_error=ALL_SIZES
+    ),
     "hierarchical, capped, K=19": lambda n, s, dtype: codes.hierarchical(
         [1] * n, s, 0, 19, capped=True, dtype=dtype, max_error=ALL_SIZES
     ),
@@ -68,6 +74,7 @@ class Round:
 
     def __init__(self, code: codes.GradientCode, rng: np.random.Generator, size: int = 12) -> None:
         self.code = code
+        parts = code.reduction
         real = np.dtype(code.dtype)
         # Partition gradients of very different norms: a bound relative to Σ‖g_j‖ has to hold for all of them.
         scales = 10.0 ** rng.uniform(-2, 2, (code.partitions, 1))
@@ -75,25 +82,33 @@ class Round:
         self.norms = float(np.linalg.norm(gradients.astype(np.float64), axis=1).sum())
         self.target = gradients.astype(np.longdouble).sum(axis=0)
         self.packed = np.iscomplexobj(code.encoding)
+        gradients = gradients.reshape(code.partitions, parts, size // parts)
         if self.packed:
-            gradients = (
-                gradients[:, : size // 2]
-                + np.asarray(1j, dtype=np.result_type(real, np.complex64)) * (gradients[:, size // 2 :])
-            )
+            half = size // parts // 2
+            unit = np.asarray(1j, dtype=np.result_type(real, np.complex64))
+            gradients = gradients[..., :half] + unit * gradients[..., half:]
         self.dtype = gradients.dtype
-        coefficients = code.encoding.astype(self.dtype)
-        self.messages = np.zeros((code.workers, gradients.shape[1]), dtype=self.dtype)
+        coefficients = code.encoding.astype(self.dtype).reshape(code.workers, code.partitions, parts)
+        self.messages = np.zeros((code.workers, gradients.shape[2]), dtype=self.dtype)
         for worker, held in enumerate(code.placement):
             for partition in held:
-                self.messages[worker] += coefficients[worker, partition] * gradients[partition]
+                for own, part in zip(coefficients[worker, partition], gradients[partition], strict=True):
+                    self.messages[worker] += own * part
 
     def error(self, weights: NDArray[Any]) -> float:
         """‖decoded − Σ g_j‖ / Σ ‖g_j‖ of the weights given."""
-        decoded = np.zeros(self.messages.shape[1], dtype=self.dtype)
-        for worker in np.flatnonzero(weights):
-            decoded += weights[worker].astype(self.dtype) * self.messages[worker]
-        flat = np.concatenate([decoded.real, decoded.imag]) if self.packed else decoded
+        columns = weights.reshape(self.code.workers, -1).T
+        decoded = np.zeros((len(columns), self.messages.shape[1]), dtype=self.dtype)
+        for part, column in zip(decoded, columns, strict=True):
+            for worker in np.flatnonzero(column):
+                part += column[worker].astype(self.dtype) * self.messages[worker]
+        flat = (np.concatenate([decoded.real, decoded.imag], axis=1) if self.packed else decoded).ravel()
         return float(np.linalg.norm((flat.astype(np.longdouble) - self.target).astype(np.float64)) / self.norms)
+
+
+def coefficients(code: codes.GradientCode, weights: NDArray[Any]) -> NDArray[Any]:
+    """(K,) those of the partitions in the decoded sum; of a folded code (K, m, m), which should be I for each."""
+    return np.einsum("iv,iju->jvu", weights, code.encoding) if code.reduction > 1 else weights @ code.encoding
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ SAMPLES = {
     "reed_solomon": {"workers": 6, "stragglers": 1},
     "heterogeneous": {"speeds": [1, 1, 2, 2], "partitions": 6, "stragglers": 1},
     "hierarchical": {"workers_per_edge": [3, 3, 6], "edge_stragglers": 1, "worker_stragglers": 1, "dtype": "float64"},
+    "communication_efficient": {"workers": 6, "load": 4, "stragglers": 1, "reduction": 2},
     "stochastic": {"workers": 8, "partitions": 7, "replication": 3},
     "bernoulli": {"workers": 8, "replication": 3},
     "batched_coupon": {"workers": 9, "partitions": 8, "load": 2},
@@ -36,14 +37,15 @@ def test_there_is_a_sample_of_every_code():
 
 def test_shapes(sample):
     n, k = sample.workers, sample.partitions
-    assert sample.encoding.shape == (n, k)
+    folds = (sample.reduction,) if sample.reduction > 1 else ()
+    assert sample.encoding.shape == (n, k, *folds)
     assert sample.encoding.dtype in (np.float64, np.complex128)
     assert len(sample.placement) == n
     for row, held in zip(sample.encoding, sample.placement, strict=True):
-        np.testing.assert_array_equal(np.flatnonzero(row), held)
+        np.testing.assert_array_equal(np.flatnonzero(row.reshape(k, -1).any(axis=1)), held)
     assert sample.load == max(map(len, sample.placement))
     decoding = sample.decode(range(n))
-    assert decoding.weights.shape == (n,)
+    assert decoding.weights.shape == (n, *folds)
     assert decoding.exact
     assert decoding.error <= sample.worst.error * (1 + 1e-6)
     with pytest.raises(AttributeError):
@@ -110,6 +112,7 @@ def test_randomness_comes_from_the_argument():
         lambda rng: codes.cyclic_repetition(8, 2, variant="random", rng=rng, dtype="float64"),
         lambda rng: codes.heterogeneous([1, 2, 3], 6, 1, variant="random", rng=rng, dtype="float64"),
         lambda rng: codes.hierarchical([3, 3, 3], 1, 1, variant="random", rng=rng, dtype="float64"),
+        lambda rng: codes.communication_efficient(8, 3, 1, 2, construction="gaussian", rng=rng, dtype="float64"),
         lambda rng: codes.stochastic(8, 8, 3, rng=rng),
         lambda rng: codes.bernoulli(8, 8, 3, rng=rng),
         lambda rng: codes.batched_coupon(8, 8, 4, rng=rng),

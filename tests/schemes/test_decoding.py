@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gradcode.schemes import decoding
-from gradcode.schemes.decoding import packed_sum, weighted_sum
+from gradcode.schemes.decoding import folded_sum, packed_sum, weighted_sum
 
 PIECE = 8
 UNIT = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}
@@ -121,6 +121,25 @@ def test_packed_sum_is_the_sum_of_complex_rows() -> None:
     out = torch.empty(20, dtype=torch.float64)
     packed_sum(torch.from_numpy(rows), weights, out)
     np.testing.assert_allclose(out.numpy(), np.concatenate((expected.real, expected.imag)), rtol=1e-12, atol=1e-13)
+
+
+@given(lengths, st.integers(1, 6), st.booleans(), st.integers(0, 2**32))
+def test_folded_sum(length: int, parts: int, packed: bool, seed: int) -> None:
+    """Each part with weights of its own, the last ones shorter or empty; row 1 is not read."""
+    rng = np.random.default_rng(seed)
+    width = -(-length // parts)
+    width += width % 2 if packed else 0
+    weights = rng.standard_normal((4, parts)) + (1j * rng.standard_normal((4, parts)) if packed else 0)
+    weights[1] = 0
+    rows = rng.standard_normal((4, width))
+    messages = rows[:, : width // 2] + 1j * rows[:, width // 2 :] if packed else rows
+    expected = weights.T @ messages
+    if packed:
+        expected = np.concatenate([expected.real, expected.imag], axis=1)
+    rows[1] = np.nan
+    out = torch.full((length,), torch.nan, dtype=torch.float64)
+    folded_sum(torch.from_numpy(rows), weights, out, width, packed)
+    np.testing.assert_allclose(out.numpy(), expected.ravel()[:length], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("length", [1, 2, PIECE, 3 * PIECE + 1])

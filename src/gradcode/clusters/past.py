@@ -165,15 +165,19 @@ def add(vector: Tensor, gradient: Tensor, coefficient: Coefficient, whole: int) 
     if isinstance(coefficient, tuple):
         width = vector.shape[0]
         for q, own in enumerate(coefficient):
-            part = gradient[q * width : min((q + 1) * width, whole)]
-            vector[: part.shape[0]].add_(part, alpha=own)
-        return
-    length = gradient.shape[0]
-    vector[:length].add_(gradient, alpha=coefficient.real)
+            _add_part(vector, gradient[q * width : min((q + 1) * width, whole)], own)
+    else:
+        _add_part(vector, gradient, coefficient)
+
+
+def _add_part(vector: Tensor, part: Tensor, coefficient: float | complex) -> None:
+    """Adds coefficient·part to the beginning of ``vector``; a complex coefficient takes halves of the vector as one."""
+    vector[: part.shape[0]].add_(part, alpha=coefficient.real)
     if isinstance(coefficient, complex):
-        half = (length + 1) // 2
-        vector[:half][: length - half].sub_(gradient[half:], alpha=coefficient.imag)
-        vector[half : 2 * half].add_(gradient[:half], alpha=coefficient.imag)
+        half = (vector.shape[0] + 1) // 2
+        real, imaginary = part[:half], part[half:]
+        vector[: imaginary.shape[0]].sub_(imaginary, alpha=coefficient.imag)
+        vector[half : half + real.shape[0]].add_(real, alpha=coefficient.imag)
 
 
 def _compared(order: Order) -> tuple[Past, ...]:

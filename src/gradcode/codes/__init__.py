@@ -5,8 +5,9 @@
 
 Which one to choose: `fractional_repetition` unless there is a reason against it; `cyclic_repetition` when
 every worker must have the same load at every size; `heterogeneous` when speeds differ; `batched_coupon` when
-stragglers are random and many; `hierarchical` when workers answer through edge nodes; `stochastic` when an
-approximate gradient is enough. `REGISTRY` says for each what it trades.
+stragglers are random and many; `hierarchical` when workers answer through edge nodes; `communication_efficient` when
+sending takes longer than computing; `stochastic` when an approximate gradient is enough. `REGISTRY` says for each what
+it trades.
 
 `encoders` is something else: matrices that encode the data instead of the gradients, and are never decoded.
 """
@@ -14,6 +15,7 @@ approximate gradient is enough. `REGISTRY` says for each what it trades.
 from gradcode.codes import chunks, encoders
 from gradcode.codes.block import BlockCode, Level, block
 from gradcode.codes.code import Decoding, GradientCode
+from gradcode.codes.communication_efficient import communication_efficient
 from gradcode.codes.coupon import batched_coupon
 from gradcode.codes.cyclic import cyclic_repetition
 from gradcode.codes.heterogeneous import heterogeneous
@@ -39,6 +41,7 @@ __all__ = [
     "bernoulli",
     "block",
     "chunks",
+    "communication_efficient",
     "create",
     "cyclic_mds",
     "cyclic_repetition",

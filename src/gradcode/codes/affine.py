@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from gradcode.codes.code import Array, GradientCode, Indices
 from gradcode.codes.stability import Worst, find_worst
 
+_AT_ONCE = 4_000_000  # numbers in the products of a search
+
 
 class AffineCode(GradientCode):
     """A code with decoding vectors a = offset + yᵀ null, so that s stragglers cost one s × s system.
@@ -22,9 +24,12 @@ class AffineCode(GradientCode):
     there). With orthonormal rows of ``null`` orthogonal to ``offset``, the smallest y is the a of minimum
     norm, which is taken when fewer than s workers straggle.
 
+    Where messages are folded (``matrix`` (N, M, m)), each of the m parts of the gradient has an offset of its own, and
+    the null space is common to all.
+
     Args:
         matrix, sizes, tolerance, dtype: as in `GradientCode`.
-        offset: (N,), the decoding vector of minimum norm.
+        offset: (N,), the decoding vector of minimum norm; (N, m), one for each part.
         null: (s, N), orthonormal rows, orthogonal to ``offset``.
         generic: any s columns of ``null`` are independent; otherwise they may coincide, and the system is
             solved by singular values.
@@ -82,17 +87,19 @@ class AffineCode(GradientCode):
             self.tolerance,
             circulant=self._circulant,
             thorough=self._thorough,
+            batch=max(1, min(1000, _AT_ONCE // (self._matrix[0].size * self.reduction))),
         )
         stragglers = sorted(self._workers_of_rows[list(worst.stragglers)].tolist())
         return replace(worst, stragglers=tuple(stragglers))
 
     def _weights(self, stragglers: NDArray[np.int64]) -> NDArray[Any]:
-        """(P, N) decoding vectors that vanish on each row of ``stragglers``, (P, t) with t ≤ s."""
+        """(P, N) or (P, N, m) decoding vectors that vanish on each row of ``stragglers``, (P, t) with t ≤ s."""
         count = stragglers.shape[1]
         if count == 0:
             return np.repeat(self._offset[None], len(stragglers), axis=0)
         system = self._null.T[stragglers]  # (P, t, s)
-        wanted = -self._offset[stragglers][..., None]
+        offset = self._offset.reshape(self.workers, -1)  # a column for each part
+        wanted = -offset[stragglers]
         if self._generic and count == self.tolerance:
             try:
                 y = np.linalg.solve(system, wanted)
@@ -100,9 +107,9 @@ class AffineCode(GradientCode):
                 y = np.linalg.pinv(system) @ wanted
         else:
             y = np.linalg.pinv(system, rcond=1e-14 if self._generic else 1e-10) @ wanted
-        weights: Array = self._offset + y[..., 0] @ self._null
-        np.put_along_axis(weights, stragglers, 0, axis=1)
-        return weights
+        weights: Array = offset + self._null.T @ y
+        np.put_along_axis(weights, stragglers[..., None], 0, axis=1)
+        return weights.reshape(len(stragglers), *self._offset.shape)
 
 
 def from_matrix(matrix: Array, tolerance: int) -> tuple[Array, Array]:

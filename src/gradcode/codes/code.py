@@ -27,8 +27,9 @@ class Decoding:
     """How to rebuild the sum of all partition gradients from the survivors' messages, and how well.
 
     Attributes:
-        weights: (N,), float64 or complex128 as the code's encoding, 0 for stragglers; read-only.
-        residual: ‖Bᵀ weights − 1‖₂; 0 up to rounding when exact.
+        weights: (N,), float64 or complex128 as the code's encoding, 0 for stragglers; read-only. (N, m) for a code of
+            reduction m: column v gives part v of the gradient.
+        residual: ‖Bᵀ weights − 1‖₂; 0 up to rounding when exact. With m parts 1 is the m × m identity.
         exact: no partition's coefficient in the decoded sum is further than 1e-8 from 1.
         condition: the amplification ‖|weights|ᵀ|B|‖₂ / √K; 1 is a plain sum, u · condition is what rounding
             costs.
@@ -50,13 +51,17 @@ class GradientCode(ABC):
     the flat gradient is the real part, the second half the imaginary part (one of odd length gets a zero), so a
     complex message is no longer than a real one.
 
+    A code of reduction m sends messages of the m-th part of the length: a gradient is cut into m contiguous parts, and
+    worker i answers Σ_j Σ_u B_iju g_j^{(u)}. ``matrix`` then is (N, M, m), and a decoding has a weight for each worker
+    and part. Of a complex one each part is packed by itself.
+
     A new kind of code derives from this class and says three things: which weights decode a survivor set
     exactly (``_solve``), which survivor sets below N − s can be decoded (``_beyond``), and how bad a decoding
     within the tolerance can be (``_worst``). Codes are immutable and can be pickled; decodings are kept in a
     bounded cache.
 
     Args:
-        matrix: (N, M) float64 or complex128, one column per group of equal columns of B.
+        matrix: (N, M) float64 or complex128, one column per group of equal columns of B; or (N, M, m).
         sizes: (M,) how many consecutive partitions each column stands for; they add up to K.
         tolerance: s, the number of stragglers under which every decoding is exact.
         dtype: of the messages, "float32" or "float64"; error bounds are for it.
@@ -67,6 +72,7 @@ class GradientCode(ABC):
     def __init__(self, matrix: Array, sizes: Array, tolerance: int, dtype: str) -> None:
         self.workers: int = matrix.shape[0]
         self.partitions: int = int(sizes.sum())
+        self.reduction: int = matrix.shape[2] if matrix.ndim == 3 else 1
         self.tolerance = tolerance
         self.dtype = dtype
         self.name = type(self).__name__
@@ -81,7 +87,7 @@ class GradientCode(ABC):
 
     @cached_property
     def encoding(self) -> Array:
-        """B, (N, K), float64 or complex128, read-only; built when first asked for."""
+        """B, (N, K) or (N, K, m), float64 or complex128, read-only; built when first asked for."""
         return _frozen(np.repeat(self._matrix, self._sizes, axis=1))
 
     @cached_property
@@ -90,7 +96,7 @@ class GradientCode(ABC):
         ends = np.cumsum(self._sizes)
         starts = ends - self._sizes
         held = []
-        for row in self._matrix:
+        for row in self._holds:
             columns = np.flatnonzero(row)
             runs = [np.arange(starts[c], ends[c], dtype=np.int64) for c in columns]
             held.append(_frozen(np.concatenate(runs) if runs else np.zeros(0, dtype=np.int64)))
@@ -99,7 +105,12 @@ class GradientCode(ABC):
     @cached_property
     def load(self) -> int:
         """The largest number of partitions on one worker."""
-        return int(((self._matrix != 0) @ self._sizes).max())
+        return int((self._holds @ self._sizes).max())
+
+    @property
+    def _holds(self) -> NDArray[np.bool_]:
+        """(N, M) who has a part in what."""
+        return np.asarray(self._matrix.reshape(*self._matrix.shape[:2], -1).any(axis=2))
 
     @cached_property
     def fewest(self) -> int:
@@ -148,8 +159,8 @@ class GradientCode(ABC):
             straggling: p_i of decoder="fixed", a number or (N,), in [0, 1).
 
         Raises:
-            ValueError: a worker index is out of range, the decoder is unknown, or ``straggling`` does not
-                suit.
+            ValueError: a worker index is out of range, the decoder is unknown or not for codes whose messages are
+                folded, or ``straggling`` does not suit.
         """
         alive = self._alive(survivors)
         checks.choice("decoder", decoder, DECODERS)
@@ -157,6 +168,10 @@ class GradientCode(ABC):
             raise ValueError(f"straggling={straggling!r} must be given for decoder='fixed' and for no other")
         if decoder == "optimal":
             return self._cached(alive)
+        if self.reduction > 1:
+            raise ValueError(
+                f"decoder={decoder!r} must be 'optimal' for {self!r}, whose messages mix parts of gradients"
+            )
         weights = np.zeros(self.workers, dtype=self._matrix.dtype)
         index = np.array(sorted(alive), dtype=np.int64)
         total = (self._matrix @ self._sizes).sum()
@@ -191,13 +206,19 @@ class GradientCode(ABC):
         return general if structured is None or general.error < structured.error else structured
 
     def _least_squares(self, alive: Indices) -> Array:
-        weights = np.zeros(self.workers, dtype=self._matrix.dtype)
+        weights = np.zeros((self.workers, *self._matrix.shape[2:]), dtype=self._matrix.dtype)
         if not len(alive):
             return weights
         # Workers that send the same share a weight evenly: one row for c of them, √c as long, keeps the norm.
         rows, place, copies = np.unique(self._alike[alive], return_inverse=True, return_counts=True)
         shared = np.sqrt(copies)
-        root = np.sqrt(self._sizes)  # a column that stands for m partitions counts m times in ‖·‖²
+        root = np.sqrt(self._sizes)  # a column that stands for c partitions counts c times in ‖·‖²
+        if self.reduction > 1:
+            folded = self._matrix[rows] * root[:, None] * shared[:, None, None]
+            wanted = (root[:, None, None] * np.eye(self.reduction)).reshape(-1, self.reduction)
+            solution = np.linalg.lstsq(folded.reshape(len(rows), -1).T, wanted, rcond=None)[0]
+            weights[alive] = (solution / shared[:, None])[place]
+            return weights
         system = self._matrix[rows] * root * shared[:, None]
         if np.count_nonzero(system, axis=0).max() <= 1:  # nothing overlaps: every row by itself
             norms = np.sum(np.abs(system) ** 2, axis=1)
@@ -238,7 +259,7 @@ class GradientCode(ABC):
 
     @abstractmethod
     def _solve(self, alive: Indices) -> Array | None:
-        """(N,) weights that decode the sorted survivors exactly, or None where the structure gives none."""
+        """(N,) or (N, m) weights that decode the sorted survivors exactly, or None where the structure gives none."""
 
     @abstractmethod
     def _beyond(self, alive: frozenset[int]) -> bool:

@@ -15,6 +15,11 @@ added. A complex product costs √2 γ_2 instead of u, a complex constant of at 
 for packed complex messages w + r + 6 stands for w + r + 2; the evaluation of the gap is allowed the same.
 Underflow is left out, and g_j is the gradient as the worker computes it.
 
+Where messages are folded (a code of reduction m), g_j is m parts of length L/m, a row of B has m coefficients for
+each partition, so that a message has w·m terms, and the master forms part v of the sum with weights of its own. All
+of the above then holds with |a|ᵀ|B| and aᵀB as m × m matrices for each partition, I in place of 1, and spectral norms
+in place of absolute values; √(‖·‖₁·‖·‖_∞), which bounds the spectral norm, is what is computed.
+
 The measure that chooses between constructions is v itself: α(S) = ‖v‖₂ / √K (gradient_codes.md sections 1 and
 4).
 """
@@ -104,27 +109,46 @@ def assess(
     """The quality of P decodings at once.
 
     Args:
-        weights: (P, N) decoding vectors.
-        matrix: (N, M) encoding with equal columns merged; ``magnitude`` is its absolute value.
+        weights: (P, N) decoding vectors, or (P, N, m), a vector for each part of the gradient.
+        matrix: (N, M) encoding with equal columns merged, or (N, M, m); ``magnitude`` is its absolute value.
         sizes: (M,) partitions per column.
-        load: w, the largest number of terms in a message.
+        load: w, the largest number of partitions in a message.
         unit: unit roundoff of the messages.
     """
+    if matrix.ndim == 2:
+        weights, matrix, magnitude = weights[..., None], matrix[..., None], magnitude[..., None]
     if len(weights) == 1:  # the master's case: few of many rows
-        used = np.flatnonzero(weights[0])
+        used = np.flatnonzero(weights[0].any(axis=-1))
         weights, matrix, magnitude = weights[:, used], matrix[used], magnitude[used]
-    terms = np.count_nonzero(weights, axis=1)[:, None]
-    gain = np.abs(weights) @ magnitude
-    gap = np.abs(weights @ matrix - 1)
+    parts = matrix.shape[2]
+    terms = np.count_nonzero(weights.any(axis=2), axis=1)[:, None]
+    gains = _products(np.abs(weights), magnitude)
+    gaps = np.abs(_products(weights, matrix) - np.eye(parts))
+    gain, gap = norm_bound(gains), norm_bound(gaps)
     extra = 6 if np.iscomplexobj(matrix) else 2
-    rounding = _gamma(terms + load + extra, unit) * gain
+    rounding = _gamma(terms + load * parts + extra, unit) * gain
     evaluation = _gamma(terms + extra, ROUNDOFF["float64"]) * (gain + 1)
     return Quality(
-        residual=np.sqrt((gap**2) @ sizes),
+        residual=np.sqrt((gaps**2).sum(axis=(-2, -1)) @ sizes),
         gap=gap.max(axis=1),
         condition=np.sqrt((gain**2) @ sizes / sizes.sum()),
         error=(rounding + evaluation + gap).max(axis=1),
     )
+
+
+def _products(weights: NDArray[Any], matrix: NDArray[Any]) -> NDArray[Any]:
+    """aᵀB of each partition: (P, N, m) and (N, M, m) -> (P, M, m, m)."""
+    (many, workers, parts), columns = weights.shape, matrix.shape[1]
+    left, right = weights.transpose(0, 2, 1).reshape(many * parts, workers), matrix.reshape(workers, columns * parts)
+    flat: NDArray[Any] = left @ right
+    return flat.reshape(many, parts, columns, parts).transpose(0, 2, 1, 3)
+
+
+def norm_bound(magnitudes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """√(‖·‖₁·‖·‖_∞) of nonnegative matrices (…, m, m): at least the spectral norm of any of these magnitudes."""
+    if magnitudes.shape[-1] == 1:
+        return np.asarray(magnitudes[..., 0, 0])
+    return np.asarray(np.sqrt(magnitudes.sum(axis=-2).max(axis=-1) * magnitudes.sum(axis=-1).max(axis=-1)))
 
 
 def growth(steps: float, unit: float) -> float:
@@ -137,7 +161,7 @@ def _gamma(count: Any, unit: float) -> Any:
 
 
 class Weights(Protocol):
-    """Decoding vectors (P, N) for P straggler sets of equal size, (P, t)."""
+    """Decoding vectors (P, N), or (P, N, m), for P straggler sets of equal size, (P, t)."""
 
     def __call__(self, stragglers: NDArray[np.int64], /) -> NDArray[Any]: ...
 
@@ -150,15 +174,16 @@ def find_worst(
     *,
     circulant: bool = False,
     thorough: bool = True,
+    batch: int = 1000,
 ) -> Worst:
     """The straggler set of at most s workers with the largest error bound.
 
     All sets are tried while there are at most `PATTERNS` (for a circulant code, up to rotation). Beyond that:
     contiguous, evenly spread and two-cluster sets, random ones, and exchanges of one straggler from the worst
     so far. The search is deterministic. ``thorough=False`` skips the exchanges, to compare many draws of a
-    code.
+    code. ``batch`` sets are judged at once.
     """
-    search = _Search(weights, quality)
+    search = _Search(weights, quality, batch)
     search.try_sets(np.zeros((1, 0), dtype=np.int64))
     total = sum(comb(workers - 1, t - 1) if circulant else comb(workers, t) for t in range(1, stragglers + 1))
     if total <= PATTERNS:
@@ -181,14 +206,14 @@ def find_worst(
 class _Search:
     """Remembers the worst straggler set seen."""
 
-    def __init__(self, weights: Weights, quality: Callable[[NDArray[Any]], Quality]) -> None:
-        self.weights, self.quality = weights, quality
+    def __init__(self, weights: Weights, quality: Callable[[NDArray[Any]], Quality], batch: int) -> None:
+        self.weights, self.quality, self.batch = weights, quality, batch
         self.error, self.condition, self.patterns = -1.0, 1.0, 0
         self.stragglers: tuple[int, ...] = ()
 
     def try_sets(self, sets: NDArray[np.int64]) -> None:
-        for start in range(0, len(sets), 1000):
-            batch = sets[start : start + 1000]
+        for start in range(0, len(sets), self.batch):
+            batch = sets[start : start + self.batch]
             found = self.quality(self.weights(batch))
             bound = np.where(np.isfinite(found.error), found.error, np.inf)
             place = int(bound.argmax())

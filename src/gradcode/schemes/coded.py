@@ -40,8 +40,11 @@ class Coded(RowScheme):
         inner: Sequence[Scheme | None] = (),
     ) -> None:
         encoding, names = code.encoding, range(code.partitions) if names is None else names
-        shares = [{int(names[j]): encoding[child, j].item() for j in held} for child, held in enumerate(code.placement)]
-        super().__init__(shares, deadline, packed=np.iscomplexobj(encoding), inner=inner)
+        shares = [
+            {int(names[j]): tuple(own) if isinstance(own := encoding[child, j].tolist(), list) else own for j in held}
+            for child, held in enumerate(code.placement)
+        ]
+        super().__init__(shares, deadline, packed=np.iscomplexobj(encoding), inner=inner, fold=code.reduction)
         self.partitions = 1 + max(map(int, names))
         self.code = code
         self._roundoff = roundoff(code.dtype)

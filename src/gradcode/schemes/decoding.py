@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import warnings
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,19 +55,41 @@ def weighted_sum(rows: Tensor, weights: npt.NDArray[np.float64], out: Tensor, ad
         _piecewise_sum(rows, weights, out, add)
 
 
-def packed_sum(rows: Tensor, weights: npt.NDArray[np.complex128], out: Tensor) -> None:
+def packed_sum(rows: Tensor, weights: npt.NDArray[np.complex128], out: Tensor, half: int | None = None) -> None:
     """The same for packed rows (see ``Layout.packed``): ``out`` is the unpacked sum of complex rows.
 
     With a row (x, y) standing for x + iy, weight a + ib gives (ax − by, bx + ay).
+
+    Args:
+        half: the length of x; None: that of half of ``out``, rounded up.
     """
-    length = out.shape[0]
-    half = (length + 1) // 2
+    half = (out.shape[0] + 1) // 2 if half is None else half
     first, second = out[:half], out[half:]
-    rest = length - half
-    weighted_sum(rows[:, :half], weights.real, first)
-    weighted_sum(rows[:, half : 2 * half], -weights.imag, first, add=True)
-    weighted_sum(rows[:, half : half + rest], weights.real, second)
-    weighted_sum(rows[:, :rest], weights.imag, second, add=True)
+    weighted_sum(rows[:, : first.shape[0]], weights.real, first)
+    weighted_sum(rows[:, half : half + first.shape[0]], -weights.imag, first, add=True)
+    if second.shape[0]:
+        weighted_sum(rows[:, half : half + second.shape[0]], weights.real, second)
+        weighted_sum(rows[:, : second.shape[0]], weights.imag, second, add=True)
+
+
+def folded_sum(rows: Tensor, weights: npt.NDArray[Any], out: Tensor, width: int, packed: bool = False) -> None:
+    """The same for folded rows (see ``Layout.fold``): part v of ``out`` is the sum with the weights of column v.
+
+    Args:
+        rows: (R, width).
+        weights: (R, m), rows of zeros for what must not be read.
+        out: (length,), of parts of ``width`` coordinates each, the last ones shorter or empty.
+        width: coordinates of a part.
+        packed: whether rows and parts are complex.
+    """
+    for part, own in enumerate(weights.T):
+        target = out[part * width : (part + 1) * width]
+        if not target.shape[0]:
+            break
+        if packed:
+            packed_sum(rows, own.astype(np.complex128), target, width // 2)
+        else:
+            weighted_sum(rows[:, : target.shape[0]], own, target)
 
 
 def squared_norm(first: Tensor, second: Tensor | None = None) -> float:

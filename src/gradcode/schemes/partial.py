@@ -16,7 +16,7 @@ import numpy.typing as npt
 from gradcode.codes import checks, chunks
 from gradcode.codes.stability import EXACT, growth
 from gradcode.protocol import Abandon, Combination, Floats, Iteration, Layout, Order, Reply, Scheme
-from gradcode.schemes.decoding import weighted_sum
+from gradcode.schemes.decoding import folded_sum
 from gradcode.schemes.registry import scheme
 
 if TYPE_CHECKING:
@@ -204,11 +204,7 @@ class PartialStragglers:
         assert self._asked is not None
         weights = np.zeros_like(self.shared)
         weights[list(self._asked)] = self.shared[list(self._asked)]
-        width = self.layout.width(out.shape[0])
-        for part in range(self.parts):
-            own = out[part * width : (part + 1) * width]
-            if own.shape[0]:  # the last part is shorter
-                weighted_sum(rows[:, : own.shape[0]], weights[:, part], own)
+        folded_sum(rows, weights, out, self.layout.width(out.shape[0]))
         self._judge(rows, out)
 
     def _judge(self, rows: Tensor, out: Tensor) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gradcode.codes.stability import growth
+from gradcode.codes.stability import growth, norm_bound
 from gradcode.protocol import (
     Action,
     Coefficient,
@@ -21,7 +21,7 @@ from gradcode.protocol import (
     Reply,
     Scheme,
 )
-from gradcode.schemes.decoding import packed_sum, weighted_sum
+from gradcode.schemes.decoding import folded_sum, packed_sum, weighted_sum
 from gradcode.topology import Branch, shape_of
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Weights(NamedTuple):
-    """How to combine the rows that arrived; ``weights`` is (N,) and zero where nothing arrived."""
+    """How to combine the rows that arrived; ``weights`` is (N,), or (N, fold), and zero where nothing arrived."""
 
     weights: npt.NDArray[np.float64] | npt.NDArray[np.complex128]
     error: float
@@ -58,11 +58,12 @@ class RowScheme(ABC):
         deadline: float | None,
         packed: bool = False,
         inner: Sequence[Scheme | None] = (),
+        fold: int = 1,
     ) -> None:
         if deadline is not None and not deadline > 0:
             raise ValueError(f"deadline={deadline!r} must be a positive number of seconds, or None to have none")
         self.workers = len(shares)
-        self.layout = Layout(rows=self.workers, slots=self.workers, packed=packed)
+        self.layout = Layout(rows=self.workers, slots=self.workers, packed=packed, fold=fold)
         self.deadline = deadline
         self._inner = tuple(inner)
         self.shares = [Combination(share) for share in shares]
@@ -87,7 +88,7 @@ class RowScheme(ABC):
         return tuple(sorted(self._arrived))
 
     def weights(self, workers: Iterable[int]) -> Floats:
-        """(N,) with which the rows of these workers alone, of this iteration or the last one, are added up.
+        """(N,) or (N, fold) with which these workers' rows alone, of this iteration or the last one, are added up.
 
         They estimate the target from fewer rows than the scheme has waited for.
 
@@ -163,7 +164,9 @@ class RowScheme(ABC):
         return Weights(weights, error + self._coarseness(weights, rows, out), exact)
 
     def _add_up(self, weights: npt.NDArray[Any], rows: Tensor, out: Tensor) -> None:
-        if self.layout.packed:
+        if self.layout.fold > 1:
+            folded_sum(rows, weights, out, self.layout.width(out.shape[0]), self.layout.packed)
+        elif self.layout.packed:
             packed_sum(rows, np.asarray(weights, dtype=np.complex128), out)
         else:
             weighted_sum(rows, np.asarray(weights, dtype=np.float64), out)
@@ -221,14 +224,17 @@ class RowScheme(ABC):
         unit = torch.finfo(rows.dtype).eps / 2
         if unit <= self._roundoff:
             return 0.0
-        amplification = np.zeros(self.partitions)
-        for worker in np.flatnonzero(weights):
+        parts = self.layout.fold
+        amplification = np.zeros((self.partitions, parts, parts))
+        magnitudes = np.abs(weights).reshape(self.workers, parts)
+        used = np.flatnonzero(magnitudes.any(axis=1)).tolist()
+        for worker in used:
             for partition, coefficient in self.shares[worker].items():
-                amplification[partition] += abs(weights[worker]) * np.abs(coefficient)
+                amplification[partition] += np.outer(magnitudes[worker], np.abs(coefficient))
         steps = 1.0
         if rows.dtype == out.dtype:
-            steps = self._loads.max() + np.count_nonzero(weights) + (6 if self.layout.packed else 2)
-        return growth(steps, unit) * float(amplification.max())
+            steps = self._loads.max() * parts + len(used) + (6 if self.layout.packed else 2)
+        return growth(steps, unit) * float(norm_bound(amplification).max())
 
     def _combinations(self, target: Combination) -> list[Combination]:
         """Each worker's share of the target; the same objects every time, so that clusters send them once."""

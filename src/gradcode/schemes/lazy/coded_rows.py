@@ -35,7 +35,7 @@ class CodedRows(Groups):
         minibatches, oldest, deadline: as those of :class:`Groups`.
 
     Raises:
-        ValueError: the code is complex.
+        ValueError: the code is complex, or its messages are shorter than a gradient.
     """
 
     def __init__(
@@ -50,6 +50,10 @@ class CodedRows(Groups):
     ) -> None:
         if np.iscomplexobj(code.encoding):
             raise ValueError(f"{code!r} has complex coefficients; mode='wait_F' needs a real code")
+        if code.reduction > 1:
+            raise ValueError(
+                f"{code!r} has shorter messages (reduction={code.reduction}); lazy schemes need whole ones"
+            )
         encoding = np.asarray(code.encoding, dtype=np.float64)
         weights = np.asarray(np.linalg.lstsq(encoding.T, np.ones(code.partitions), rcond=None)[0], dtype=np.float64)
         values = None

@@ -102,8 +102,14 @@ class Innovations:
         deadline: float | None = None,
     ) -> None:
         checks.choice("mode", mode, ("coded", "switch"))
+        if code.reduction > 1:
+            raise ValueError(
+                f"{code!r} has shorter messages (reduction={code.reduction}); lazy schemes need whole ones"
+            )
         if deadline is not None and not deadline > 0:
             raise ValueError(f"deadline={deadline!r} must be a positive number of seconds, or None to have none")
+        if code.reduction > 1:
+            raise ValueError(f"{code!r} mixes parts of gradients in its messages, which cannot be added up as changes")
         if mode == "switch" and code.partitions != code.workers:
             raise ValueError(
                 f"partitions={code.partitions} must be workers={code.workers} with mode='switch', where each worker "
