@@ -12,6 +12,7 @@ block_coord.    blocks of rows of encoding matrices that tolerate more along the
 coupon          random partitions, each sent by itself; wait until each has come from somebody
 partial         one chunk after the other, held; then one message each of what was finished, with coefficients for it
 greedy          edge nodes without redundancy, wait for the quickest at both levels, rescale
+draco           copies, or rows of a cyclic code; wait until so many agree that adversaries cannot have made it up
 grouping        fractional repetition, the first of each group ends the others' work
 lag, glag       a worker's or a group's gradient only if it has changed; else the one it sent last
 lagc            coded sums of the changes of those partitions that have changed
@@ -27,6 +28,7 @@ from gradcode.schemes.block_coordinate import BlockCoordinate, block_coordinate
 from gradcode.schemes.bounds import fluid_bound
 from gradcode.schemes.coded import Coded, coded, uncoded
 from gradcode.schemes.coupon import CouponCollector, coupon
+from gradcode.schemes.draco import Draco, draco
 from gradcode.schemes.elastic import Elastic, elastic
 from gradcode.schemes.fastest import Fastest, fastest
 from gradcode.schemes.fastest_blocks import FastestBlocks, fastest_blocks
@@ -40,6 +42,7 @@ __all__ = [
     "BlockCoordinate",
     "Coded",
     "CouponCollector",
+    "Draco",
     "Elastic",
     "Fastest",
     "FastestBlocks",
@@ -53,6 +56,7 @@ __all__ = [
     "by_name",
     "coded",
     "coupon",
+    "draco",
     "elastic",
     "fastest",
     "fastest_blocks",
