@@ -33,6 +33,7 @@ from gradcode.orders import Coefficient as Coefficient
 from gradcode.orders import Combination as Combination
 from gradcode.orders import Compare as Compare
 from gradcode.orders import Keep as Keep
+from gradcode.orders import Occasion as Occasion
 from gradcode.orders import Order as Order
 from gradcode.orders import Past as Past
 from gradcode.orders import Version as Version

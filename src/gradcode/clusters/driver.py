@@ -177,7 +177,7 @@ class Ledger:
         """The statistics of each partition as they were heard first."""
         known: dict[int, Floats] = {}
         for order, statistics in self._told:
-            if order.worker in self.corrupt:
+            if order.worker in self.corrupt or order.at is not None:  # of an earlier iteration's samples
                 continue
             for partition, values in zip(order.combination, statistics, strict=False):
                 if self.iteration.sizes[partition] and not (self.edges and np.isnan(values).all()):

@@ -14,6 +14,7 @@ partial         one chunk after the other, held; then one message each of what w
 greedy          edge nodes without redundancy, wait for the quickest at both levels, rescale
 draco           copies, or rows of a cyclic code; wait until so many agree that adversaries cannot have made it up
 grouping        fractional repetition, the first of each group ends the others' work
+sequential      rows of a code for few stragglers; what more of them left undone is repeated iterations later
 lag, glag       a worker's or a group's gradient only if it has changed; else the one it sent last
 lagc            coded sums of the changes of those partitions that have changed
 ==============  ==================================================================================================
@@ -37,6 +38,7 @@ from gradcode.schemes.hierarchical import Greedy, Hierarchical, greedy, hierarch
 from gradcode.schemes.lazy import glag, lag, lagc
 from gradcode.schemes.partial import PartialStragglers, partial
 from gradcode.schemes.registry import SchemeEntry, available, by_name
+from gradcode.schemes.sequential import SelectiveRepetition, sequential
 
 __all__ = [
     "BlockCoordinate",
@@ -51,6 +53,7 @@ __all__ = [
     "Hierarchical",
     "PartialStragglers",
     "SchemeEntry",
+    "SelectiveRepetition",
     "available",
     "block_coordinate",
     "by_name",
@@ -69,5 +72,6 @@ __all__ = [
     "lagc",
     "lazy",
     "partial",
+    "sequential",
     "uncoded",
 ]
