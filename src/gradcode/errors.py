@@ -24,6 +24,10 @@ class NonFiniteLoss(GradcodeError):  # noqa: N818 -- names the finding, as Float
     """The loss or the gradient of an iteration is NaN or infinite; no parameter was changed by it."""
 
 
+class Contradiction(GradcodeError):  # noqa: N818 -- names the finding
+    """Replies contradict one another so that no gradient is certain; no parameter was changed by it."""
+
+
 class CheckpointError(GradcodeError):
     """A checkpoint cannot be written, or the file is not one of this run's."""
 

@@ -138,6 +138,13 @@ class Past(NamedTuple):
     number: int
 
 
+class Occasion(NamedTuple):
+    """An earlier iteration, to compute at again: its kept parameters, and its number, which fixes the samples."""
+
+    version: Version
+    number: int
+
+
 @dataclass(frozen=True, slots=True)
 class Compare:
     """Have an order's result v compared with a reference: the reply says ‖v − reference‖².
@@ -174,6 +181,8 @@ class Order:
             after that, before it goes through the codec.
         remember: keep the partitions' gradients, as those at the parameters of this version, until a later order of the
             same partition subtracts others; so they need not be computed again. None: do not.
+        at: the earlier iteration whose gradients are wanted; the order then has no ``hold``, ``compare``, ``subtract``
+            or ``remember``. None: this one's.
     """
 
     worker: int
@@ -189,13 +198,15 @@ class Order:
     compare: Compare | None = None
     subtract: tuple[Past, ...] = ()
     remember: Version | None = None
+    at: Occasion | None = None
 
     @property
     def needs(self) -> frozenset[Version]:
         """What the worker must find kept."""
         compared = () if self.compare is None else self.compare.reference
         past = (*(() if isinstance(compared, Version) else compared), *self.subtract)
-        return frozenset([own.at for own in past] + ([compared] if isinstance(compared, Version) else []))
+        whole = [] if self.at is None else [self.at.version]
+        return frozenset(whole + [own.at for own in past] + ([compared] if isinstance(compared, Version) else []))
 
 
 @dataclass(frozen=True, slots=True)

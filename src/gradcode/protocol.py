@@ -33,6 +33,7 @@ from gradcode.orders import Coefficient as Coefficient
 from gradcode.orders import Combination as Combination
 from gradcode.orders import Compare as Compare
 from gradcode.orders import Keep as Keep
+from gradcode.orders import Occasion as Occasion
 from gradcode.orders import Order as Order
 from gradcode.orders import Past as Past
 from gradcode.orders import Version as Version
@@ -184,6 +185,7 @@ class Iteration:
         sizes: samples n_j of each partition in this iteration, shape (K,).
         step: what the last optimizer steps did.
         away: those of ``workers`` that are being started again: their orders wait until they are back.
+        dtype: of the coordinates in replies, for a scheme that reads them as they come; None: it is not told.
     """
 
     number: int
@@ -193,6 +195,7 @@ class Iteration:
     sizes: npt.NDArray[np.int64]
     step: Step = Step()
     away: tuple[int, ...] = ()
+    dtype: torch.dtype | None = None
 
 
 class Scheme(Protocol):
@@ -200,7 +203,8 @@ class Scheme(Protocol):
 
     ``error`` belongs to the last ``gradient``: a bound on ‖ĝ − g‖ / Σ_j‖g_j‖, rounding included; ``exact`` says
     whether only rounding is in it. A scheme that knows may say in an attribute ``awaits`` how many more replies it
-    must have at least, before it is done or gives an order: a cluster may hand those over together.
+    must have at least, before it is done or gives an order: a cluster may hand those over together. One that compares
+    replies names in ``corrupt``, once it is done, the workers whose replies contradict those that it trusts.
     """
 
     workers: int

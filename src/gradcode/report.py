@@ -37,6 +37,8 @@ class Outcome:
         stragglers: workers that had an order and were not waited for.
         lost: workers lost during the iteration.
         refused: workers of whose replies one or more were refused: of a wrong shape or dtype, or not finite.
+        corrupt: workers whose replies contradict those that the scheme trusts, where it looks for such; what they said
+            is in neither ``statistics`` nor ``losses``.
         statistics: weighted mean over the partitions that were heard of, weights n_j; (S,).
         losses: of each of them, by partition.
         bytes_up: to the master: payloads, and a few bytes for each reply without one.
@@ -69,6 +71,7 @@ class Outcome:
     compute: Floats | None = None
     communicate: Floats | None = None
     refused: tuple[int, ...] = ()
+    corrupt: tuple[int, ...] = ()
     uploads: int = 0
     notices: int = 0
     downloads: int = 0
@@ -89,6 +92,7 @@ class Report:
             scheme: over all partitions, each as it was heard of last.
         arrivals: (N,) seconds of each worker's reply, NaN if abandoned.
         stragglers, lost, refused: workers not waited for; workers lost; workers a reply of which was refused.
+        corrupt: workers whose replies contradict the others', where the scheme looks for such (``schemes.draco``).
         decode_time: seconds of real time to decode.
         master_time: the master's own part of the iteration, seconds of real time: sending the first orders, and from
             the last needed reply until every ``p.grad`` was filled.
@@ -119,6 +123,7 @@ class Report:
     fluid: float
     work: tuple[Work, ...] = ()
     refused: tuple[int, ...] = ()
+    corrupt: tuple[int, ...] = ()
     uploads: int = 0
     notices: int = 0
     downloads: int = 0

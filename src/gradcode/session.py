@@ -287,6 +287,7 @@ class Session:
             self.objective.sizes(number),
             self._steps.before(number, self.cluster.parameters, self.optimizer),
             self.cluster.away(),
+            self.cluster.rows.dtype,
         )
         self._serial += 1
         self.objective.store_buffers(self.cluster.buffers)
@@ -372,6 +373,7 @@ class Session:
             fluid=fluid,
             work=outcome.work,
             refused=outcome.refused,
+            corrupt=outcome.corrupt,
             uploads=outcome.uploads,
             notices=outcome.notices,
             downloads=outcome.downloads,

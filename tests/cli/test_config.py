@@ -205,6 +205,20 @@ def test_short_messages_in_a_configuration(config: Path) -> None:
         build.plan(load(config, [code.replace("load=3", "load=2")]))
 
 
+@pytest.mark.parametrize(
+    ("table", "shown"),
+    [
+        ('name="draco", adversaries=1, kind="cyclic"', "draco(workers=4, adversaries=1, kind='cyclic')"),
+        (
+            'name="sequential", burst=1, window=2, stragglers=2',
+            "sequential(workers=4, burst=1, window=2, stragglers=2)",
+        ),
+    ],
+)
+def test_other_schemes_in_a_configuration(config: Path, table: str, shown: str) -> None:
+    assert repr(build.plan(load(config, [f"scheme={{{table}}}"])).scheme) == shown
+
+
 def test_a_scheme_registered_later_works_by_name(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 

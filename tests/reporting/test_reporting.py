@@ -71,6 +71,7 @@ def test_a_record_holds_everything_but_the_work() -> None:
     assert values.keys() == (set(Report.__slots__) - {"work"}) | {"latest_work"}
     assert values["arrivals"] == [0.5, 1.0, None, None] and values["stragglers"] == [2]
     assert record(report(3, refused=(1, 2)))["refused"] == [1, 2] and values["refused"] == []
+    assert record(report(3, corrupt=(3,)))["corrupt"] == [3] and values["corrupt"] == []
     assert values["latest_work"] == 1.0
 
 
@@ -206,11 +207,12 @@ def test_a_summary_adds_up() -> None:
     summary = Summary()
     for number in range(4):
         lost, refused = (3,) if number == 1 else (), (1, 2) if number == 3 else ()
-        summary(report(number, stragglers=(2,) if number else (2, 3), lost=lost, refused=refused))
+        corrupt = (0,) if number > 1 else ()
+        summary(report(number, stragglers=(2,) if number else (2, 3), lost=lost, refused=refused, corrupt=corrupt))
     values = summary.as_dict()
     assert values["iterations"] == 4 and values["mean_time"] == 1.0
     assert values["stragglers"] == [0, 0, 4, 1] and values["lost"] == [0, 0, 0, 1]
-    assert values["refused"] == [0, 1, 1, 0]
+    assert values["refused"] == [0, 1, 1, 0] and values["corrupt"] == [2, 0, 0, 0]
     assert values["bytes_up"] == 320 and values["computations"] == 12
     assert values["overruns_share"] == pytest.approx(1 / 3)
     assert values["mean_fluid"] == 0.25 and values["inexact_iterations"] == 0
@@ -265,12 +267,13 @@ def test_progress_says_what_matters(terminal: bool) -> None:
     assert ("2 (3x)" in shown) != terminal and ("straggled in 100%" in shown) == terminal
 
 
-@pytest.mark.parametrize(("terminal", "said"), [(False, "refused 2 (1x)"), (True, "✗ refused")])
-def test_progress_names_workers_whose_replies_are_refused(terminal: bool, said: str) -> None:
+@pytest.mark.parametrize("why", ["refused", "corrupt"])
+@pytest.mark.parametrize(("terminal", "said"), [(False, "{} 2 (1x)"), (True, "✗ {}")])
+def test_progress_names_workers_whose_replies_are_not_used(terminal: bool, said: str, why: str) -> None:
     text = io.StringIO()
     with Progress(1, console=Console(file=text, force_terminal=terminal, width=200, color_system=None)) as progress:
-        progress(report(0, refused=(2,)))
-    assert said in text.getvalue()
+        progress(report(0, **{why: (2,)}))
+    assert said.format(why) in text.getvalue()
 
 
 def test_plain_lines_are_few() -> None:

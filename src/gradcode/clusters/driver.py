@@ -111,6 +111,7 @@ class Ledger:
     heard: set[int] = field(default_factory=set)
     lost: set[int] = field(default_factory=set)
     refused: set[int] = field(default_factory=set)
+    corrupt: frozenset[int] = frozenset()  # of whom nothing is believed
     failures: list[Failure] = field(default_factory=list)
     work: list[Work] = field(default_factory=list)
     bytes_up: int = 0
@@ -119,14 +120,14 @@ class Ledger:
     notices: int = 0
     computations: float = 0.0
     overruns: float = 0.0
-    _partitions: dict[int, Floats] = field(default_factory=dict)
+    _told: list[tuple[Order, Floats]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.arrivals = np.full(self.workers, np.nan)
         self.alive = set(self.iteration.workers)
 
     def take(self, reply: Reply) -> None:
-        """Books an answer: its time, its bytes, and the statistics of partitions not heard of before."""
+        """Books an answer: its time, its bytes and its statistics."""
         order = reply.order
         self.open.pop(order.slot)
         self.heard.add(order.worker)
@@ -137,29 +138,25 @@ class Ledger:
         else:
             self.uploads += 1
             self.bytes_up += reply.payload.numel() * reply.payload.element_size()
-        for partition, values in zip(order.combination, reply.statistics, strict=False):
-            if self.iteration.sizes[partition] and not (self.edges and np.isnan(values).all()):
-                known = self._partitions.setdefault(partition, values)
-                if order.block is not None and known is not values:
-                    # What took part in one block shows in its own reply only; the rest is the same in all.
-                    self._partitions[partition] = np.maximum(known, values)
+        self._told.append((order, reply.statistics))
 
     def heard_of(self, combination: Combination) -> Floats:
         """(len(combination), S) statistics of each partition; NaN where nothing was heard of it."""
-        nothing = np.full(self.statistics, np.nan)
-        return np.array([self._partitions.get(partition, nothing) for partition in combination])
+        known, nothing = self._by_partition(), np.full(self.statistics, np.nan)
+        return np.array([known.get(partition, nothing) for partition in combination])
 
     def outcome(
         self, time: float, sending: float, last: float, compute: Floats | None, communicate: Floats | None
     ) -> Outcome:
         """The iteration as it ended after ``time`` seconds; the rest as in :class:`Outcome`."""
+        known = self._by_partition()
         return Outcome(
             time=time,
             arrivals=self.arrivals,
             stragglers=tuple(sorted(self.asked - self.heard)),
             lost=tuple(sorted(self.lost)),
-            statistics=self._mean(),
-            losses={partition: float(values[0]) for partition, values in self._partitions.items()},
+            statistics=self._mean(known),
+            losses={partition: float(values[0]) for partition, values in known.items()},
             bytes_up=self.bytes_up,
             bytes_down=self.bytes_down + self.vector * len(self.asked),
             computations=self.computations,
@@ -170,18 +167,33 @@ class Ledger:
             compute=compute,
             communicate=communicate,
             refused=tuple(sorted(self.refused)),
+            corrupt=tuple(sorted(self.corrupt)),
             uploads=self.uploads,
             notices=self.notices,
             downloads=len(self.asked),
         )
 
-    def _mean(self) -> Floats:
+    def _by_partition(self) -> dict[int, Floats]:
+        """The statistics of each partition as they were heard first."""
+        known: dict[int, Floats] = {}
+        for order, statistics in self._told:
+            if order.worker in self.corrupt or order.at is not None:  # of an earlier iteration's samples
+                continue
+            for partition, values in zip(order.combination, statistics, strict=False):
+                if self.iteration.sizes[partition] and not (self.edges and np.isnan(values).all()):
+                    first = known.setdefault(partition, values)
+                    if order.block is not None and first is not values:
+                        # What took part in one block shows in its own reply only; the rest is the same in all.
+                        known[partition] = np.maximum(first, values)
+        return known
+
+    def _mean(self, known: Mapping[int, Floats]) -> Floats:
         """Statistics weighted by samples; in the partitions' order, so that the bits do not tell who came first."""
-        if not self._partitions:
+        if not known:
             return np.full(self.statistics, np.nan)
-        known = sorted(self._partitions)
+        partitions = sorted(known)
         mean: Floats = np.average(
-            [self._partitions[j] for j in known], axis=0, weights=self.iteration.sizes[known].astype(np.float64)
+            [known[j] for j in partitions], axis=0, weights=self.iteration.sizes[partitions].astype(np.float64)
         )
         return mean
 
@@ -201,6 +213,7 @@ def iterate(scheme: Scheme, ledger: Ledger, on_shortfall: OnShortfall = "wait") 
     while True:
         orders, abandoned, kept = _book(actions, ledger)
         if scheme.done:
+            ledger.corrupt = frozenset(getattr(scheme, "corrupt", ()))
             return
         deadline = scheme.deadline if scheme.deadline != expired_at else None
         short = not ledger.open and deadline is None

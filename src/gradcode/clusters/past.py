@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 import torch
@@ -142,10 +143,14 @@ class PastGradients:
             self.remember(past.partition, past.at, past.number, gradient)
         return gradient
 
+    def visit(self, version: Version) -> AbstractContextManager[None]:
+        """Within the block the source reads kept parameters."""
+        return self._source.visit(*self._kept.parameters(version))
+
     def _computed(self, past: Past) -> Tensor:
         if self._scratch is None:
             self._scratch = self._like.new_empty(self._source.length)
-        with self._source.visit(*self._kept.parameters(past.at)):
+        with self.visit(past.at):
             self._source.accumulate(past.number, past.partition, 1.0, self._scratch, True)
             self._source.finish(self._scratch)
         return self._scratch

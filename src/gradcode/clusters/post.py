@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gradcode.protocol import Block, Codec, Combination, Compare, Order, Past, Version
+from gradcode.protocol import Block, Codec, Combination, Compare, Occasion, Order, Past, Version
 
 UNREAD = 2
 _LENGTH = struct.Struct("<I")
@@ -62,6 +62,7 @@ class PlannedOrder(NamedTuple):
     compare: Compare | None
     subtract: tuple[Past, ...]
     remember: Version | None
+    at: Occasion | None
 
     @classmethod
     def of(cls, order: Order) -> PlannedOrder:
@@ -77,6 +78,7 @@ class PlannedOrder(NamedTuple):
             order.compare,
             order.subtract,
             order.remember,
+            order.at,
         )
 
     def order(self, worker: int, serial: int) -> Order:

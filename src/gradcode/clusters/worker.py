@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradcode.clusters.past import PastGradients, Shelf, add
-from gradcode.protocol import Block, Floats, Layout, Order, Source
+from gradcode.protocol import Block, Floats, Layout, Occasion, Order, Source
 
 
 class EndOfPartition(Protocol):
@@ -197,9 +197,19 @@ class OrderBook:
         if not order.combination:
             vector = self._sum if self._sum is not None else self._like(self.source.length).zero_()
             return self._answer(order, number, vector, np.empty((0, self.source.statistics)))
+        if order.at is not None:
+            return self._again(order, order.at, end_of_partition)
         if self._direct(order):
             return self._straight(order, number, end_of_partition)
         return self._through_scratch(order, number, end_of_partition, later)
+
+    def _again(self, order: Order, at: Occasion, end_of_partition: EndOfPartition) -> Answer | None:
+        """What was ordered in an earlier iteration; its gradients are no other order's."""
+        self._partitions.clear()
+        with self._past.visit(at.version):
+            if self._direct(order):
+                return self._straight(order, at.number, end_of_partition)
+            return self._through_scratch(order, at.number, end_of_partition, ())
 
     def _direct(self, order: Order) -> bool:
         plain = order.codec is None and order.block is None and not order.hold and self.layout.fold == 1

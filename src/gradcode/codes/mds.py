@@ -61,12 +61,16 @@ def cyclic_mds(
 
     def build(s: int, dtype: str) -> AffineCode:
         tolerance = s + 1 if real and s and (n - s) % 2 == 0 and s + 1 < n else s
-        start = (n - tolerance + 1) // 2
-        zeros = np.arange(start, start + tolerance)
         is_real = tolerance == 0 or (n - tolerance) % 2 == 1
-        return circulant_code(n, zeros, sizes, dtype, real=is_real, order=order)
+        return circulant_code(n, centred_zeros(n, tolerance), sizes, dtype, real=is_real, order=order)
 
     return stability.accept(build, s, dtype, max_error)
+
+
+def centred_zeros(workers: int, tolerance: int) -> Indices:
+    """Z, the exponents about N/2 at which the generator polynomial of the centred code vanishes."""
+    start = (workers - tolerance + 1) // 2
+    return np.arange(start, start + tolerance)
 
 
 def shuffle(workers: int, permute: checks.Seed | bool) -> Indices | None:

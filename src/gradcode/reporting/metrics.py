@@ -45,6 +45,7 @@ def record(report: Report) -> dict[str, Any]:
     values["stragglers"] = list(report.stragglers)
     values["lost"] = list(report.lost)
     values["refused"] = list(report.refused)
+    values["corrupt"] = list(report.corrupt)
     values["latest_work"] = _plain(max((work.stop for work in report.work), default=math.nan))
     return values
 

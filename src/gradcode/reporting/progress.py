@@ -92,7 +92,12 @@ class Progress:
             f"{seconds(self._summary.mean_time)} per iteration",
             self._saving(),
         ]
-        for name, counts in (("stragglers", self._summary.stragglers), ("refused", self._summary.refused)):
+        named = {
+            "stragglers": self._summary.stragglers,
+            "refused": self._summary.refused,
+            "corrupt": self._summary.corrupt,
+        }
+        for name, counts in named.items():
             if counts:
                 most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:4]
                 parts.append(f"{name} " + ", ".join(f"{worker} ({count}x)" for worker, count in most))
@@ -180,6 +185,8 @@ def _mark(report: Report, worker: int) -> Any:
         return Text("✗ lost", style="bold red")
     if worker in report.refused:
         return Text("✗ refused", style="bold red")
+    if worker in report.corrupt:
+        return Text("✗ corrupt", style="bold red")
     if worker in report.stragglers:
         return Text("○ straggler", style="yellow")
     arrival = float(report.arrivals[worker])

@@ -73,6 +73,7 @@ class Summary:
         self.stragglers: dict[int, int] = {}
         self.losses: dict[int, int] = {}
         self.refused: dict[int, int] = {}
+        self.corrupt: dict[int, int] = {}
         self.workers = 0
         self.last: dict[str, Any] = {}
         self._totals = dict.fromkeys(_COUNTED, 0)
@@ -89,8 +90,9 @@ class Summary:
         self.workers = len(values["arrivals"])
         self.time += values["time"]
         self.waiting_for_all += self.waiting(values)
-        for name, counts in (("stragglers", self.stragglers), ("lost", self.losses), ("refused", self.refused)):
-            for worker in values[name]:
+        named = {"stragglers": self.stragglers, "lost": self.losses, "refused": self.refused, "corrupt": self.corrupt}
+        for name, counts in named.items():
+            for worker in values.get(name, ()):  # a file of before may lack one
                 counts[worker] = counts.get(worker, 0) + 1
         for name in self._totals:
             self._totals[name] += values[name]
@@ -137,6 +139,7 @@ class Summary:
             "stragglers": [self.stragglers.get(worker, 0) for worker in range(self.workers)],
             "lost": [self.losses.get(worker, 0) for worker in range(self.workers)],
             "refused": [self.refused.get(worker, 0) for worker in range(self.workers)],
+            "corrupt": [self.corrupt.get(worker, 0) for worker in range(self.workers)],
             "inexact_iterations": self._inexact,
             "worst_decode_error": plain(self._worst),
             "overruns_share": self.overruns,

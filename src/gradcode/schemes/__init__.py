@@ -12,7 +12,9 @@ block_coord.    blocks of rows of encoding matrices that tolerate more along the
 coupon          random partitions, each sent by itself; wait until each has come from somebody
 partial         one chunk after the other, held; then one message each of what was finished, with coefficients for it
 greedy          edge nodes without redundancy, wait for the quickest at both levels, rescale
+draco           copies, or rows of a cyclic code; wait until so many agree that adversaries cannot have made it up
 grouping        fractional repetition, the first of each group ends the others' work
+sequential      rows of a code for few stragglers; what more of them left undone is repeated iterations later
 lag, glag       a worker's or a group's gradient only if it has changed; else the one it sent last
 lagc            coded sums of the changes of those partitions that have changed
 sgc             partitions on a few workers each; the sum of what arrives, with weights that make it right on average
@@ -33,6 +35,7 @@ from gradcode.schemes.coco_ef import coco_ef
 from gradcode.schemes.coded import Coded, coded, uncoded
 from gradcode.schemes.compressed import Compressed, compressed
 from gradcode.schemes.coupon import CouponCollector, coupon
+from gradcode.schemes.draco import Draco, draco
 from gradcode.schemes.elastic import Elastic, elastic
 from gradcode.schemes.fastest import Fastest, fastest
 from gradcode.schemes.fastest_blocks import FastestBlocks, fastest_blocks
@@ -42,6 +45,7 @@ from gradcode.schemes.lazy import glag, lag, lagc
 from gradcode.schemes.one_bit import one_bit
 from gradcode.schemes.partial import PartialStragglers, partial
 from gradcode.schemes.registry import SchemeEntry, available, by_name
+from gradcode.schemes.sequential import SelectiveRepetition, sequential
 from gradcode.schemes.sgc import StochasticSum, sgc
 
 __all__ = [
@@ -49,6 +53,7 @@ __all__ = [
     "Coded",
     "Compressed",
     "CouponCollector",
+    "Draco",
     "Elastic",
     "Fastest",
     "FastestBlocks",
@@ -57,6 +62,7 @@ __all__ = [
     "Hierarchical",
     "PartialStragglers",
     "SchemeEntry",
+    "SelectiveRepetition",
     "StochasticSum",
     "available",
     "block_coordinate",
@@ -65,6 +71,7 @@ __all__ = [
     "coded",
     "compressed",
     "coupon",
+    "draco",
     "elastic",
     "fastest",
     "fastest_blocks",
@@ -78,6 +85,7 @@ __all__ = [
     "lazy",
     "one_bit",
     "partial",
+    "sequential",
     "sgc",
     "uncoded",
 ]

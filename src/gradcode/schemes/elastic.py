@@ -129,6 +129,11 @@ class Elastic:
         return max(1, min(coming, int(getattr(self.present, "awaits", 1))))
 
     @property
+    def corrupt(self) -> tuple[int, ...]:
+        """Workers whose replies contradict the others'; see :class:`gradcode.protocol.Scheme`."""
+        return tuple(self._members[worker] for worker in getattr(self.present, "corrupt", ()))
+
+    @property
     def present(self) -> Scheme:
         """The scheme for the members."""
         return self._fitted.scheme

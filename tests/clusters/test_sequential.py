@@ -1,0 +1,74 @@
+"""Selective repetition on every cluster: gradients of earlier parameters and samples, whoever has computed them."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import gradcode
+from clusters.zoo import CLUSTERS, cnn, decoded, images, plain_gradients, relative_error, straggling
+from gradcode import schemes
+from gradcode.delays import DelayTable
+from gradcode.training.sampling import Sampling
+
+# Of 4 workers, 0 and 2 hold the same partitions: without both of them a job is left for the next iteration.
+PATTERNS: list[tuple[int, ...]] = [(0, 2), (), (1,), (1, 3), (), (0, 2), (1,), ()]
+
+
+def train(kind: str, delays: DelayTable, iterations: int, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
+    """(reports, relative errors of the gradients that are due, how often rows were repeated)."""
+    scheme = schemes.sequential(4, burst=1, window=2, stragglers=2, partitions=6)
+    model, dataset = cnn(dtype), images(dtype=dtype)
+    sampling = Sampling(len(dataset), 6, 48, 3)
+    reports: list[gradcode.Report] = []
+    before: list[nn.Module] = []
+    errors, repeated = [], 0
+    with gradcode.Session(
+        model,
+        nn.CrossEntropyLoss(),
+        dataset,
+        48,
+        scheme,
+        CLUSTERS[kind](4, delays=delays, **options),
+        3,
+        listeners=[reports.append],
+    ) as session:
+        for number in range(iterations):
+            before.append(copy.deepcopy(model))
+            gradcode.Step(session, number).backward()
+            repeated += len(scheme.repeating)
+            found = decoded(model)
+            if number:
+                wanted = plain_gradients(before[number - 1], dataset, sampling, number - 1)
+                errors.append(relative_error(found, wanted))
+                assert errors[-1] <= reports[-1].decode_error
+            else:
+                assert not found.any()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter -= 0.5 * parameter.grad
+    return reports, errors, repeated
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_are_those_of_the_iteration_before(kind: str, dtype: torch.dtype) -> None:
+    """Across an epoch's end, too: 160 samples in iterations of 48."""
+    reports, errors, repeated = train(kind, straggling(PATTERNS, 4), len(PATTERNS), dtype)
+    assert max(errors) < (1e-5 if dtype == torch.float32 else 1e-13)
+    assert repeated >= 3 and all(report.exact for report in reports)
+    if kind == "simulated":
+        assert repeated == 3 and np.isfinite([report.loss for report in reports]).all()
+        assert all(set(report.stragglers) >= set(own) for report, own in zip(reports, PATTERNS, strict=True))
+
+
+def test_a_job_that_is_due_waits_for_a_worker_that_is_started_again() -> None:
+    """0 and 2 miss job 0; 0 is to repeat it, dies at that after 0.5 s, is back 1 s later, and takes 3 s."""
+    table = DelayTable.from_array([[np.inf, 1.0, np.inf, 1.0], [1.0] * 4, [1.0] * 4])
+    reports, errors, repeated = train("simulated", table, 3, losses=[(1, 0, 0.5)], restart=1.0)
+    assert max(errors) < 1e-5 and repeated == 1
+    assert reports[0].time == 6.0 and reports[1].lost == (0,) and reports[1].time == 4.5
