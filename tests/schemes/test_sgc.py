@@ -140,6 +140,7 @@ def test_a_worker_without_partitions_is_nobodys_straggler() -> None:
             lambda: schemes.compressed(schemes.block_coordinate(codes.block([1, 1, 1, 0, 0, 0])), Half()),
             "its messages are blocks of coordinates that share a row",
         ),
+        (lambda: schemes.compressed(schemes.draco(N, 1), Half()), "it compares replies as numbers"),
         (
             lambda: schemes.compressed(schemes.lagc(N, 2), Half()),
             "adds up changes, and what a codec loses of one would stay",
@@ -168,13 +169,15 @@ def test_refusals(build: Callable[[], Any], problem: str) -> None:
     [
         lambda: schemes.coded(codes.cyclic_repetition(N, 2, dtype="float64")),
         lambda: schemes.coded(codes.cyclic_mds(N, 2, dtype="float64")),
+        lambda: schemes.coded(codes.communication_efficient(N, 3, 1, 2)),
+        lambda: schemes.sequential(N, 1, 2, 2),
         lambda: schemes.grouping(N, 2),
         lambda: schemes.partial(N, 2, 2),
         lambda: schemes.coupon(N, N, [2] * N),
         lambda: schemes.lag(N, "server", xi=0.1, minibatches=False),
         lambda: schemes.lag(N, "worker", xi=0.1, minibatches=False),
     ],
-    ids=["cyclic", "mds", "grouping", "partial", "coupon", "lag", "lag worker"],
+    ids=["cyclic", "mds", "folded", "sequential", "grouping", "partial", "coupon", "lag", "lag worker"],
 )
 def test_halves_go_with_every_scheme(build: Callable[[], Any]) -> None:
     """The same gradient but for rounding, from fewer bytes."""

@@ -16,6 +16,7 @@ from gradcode.compression import Compressor, Differences, ErrorFeedback, Plain
 from gradcode.protocol import Abandon, Action, Floats, Iteration, Keep, Order, Reply, Scheme
 from gradcode.schemes.block_coordinate import BlockCoordinate
 from gradcode.schemes.decoding import unit_of
+from gradcode.schemes.draco import Draco
 from gradcode.schemes.fastest_blocks import FastestBlocks
 from gradcode.schemes.lazy import Innovations
 from gradcode.schemes.rows import RowScheme
@@ -242,6 +243,10 @@ def _check(scheme: Scheme, codec: Plain | ErrorFeedback | Differences) -> None:
         raise ValueError(
             f"{scheme!r} cannot be compressed: its messages are blocks of coordinates that share a row, and what each "
             f"takes when compressed does not add up to what the row does"
+        )
+    if isinstance(scheme, Draco):
+        raise ValueError(
+            f"{scheme!r} cannot be compressed: it compares replies as numbers when they come, and nothing is unpacked yet"
         )
     if isinstance(scheme, Innovations):
         raise ValueError(
