@@ -13,7 +13,7 @@ from gradcode import errors
 from gradcode.errors import GradcodeError, GradcodeWarning
 
 if TYPE_CHECKING:
-    from gradcode import catalog, clusters, codes, delays, planning, reporting, schemes, solvers, training
+    from gradcode import catalog, clusters, codes, compression, delays, planning, reporting, schemes, solvers, training
     from gradcode.clusters import LocalCluster, SimulatedCluster
     from gradcode.clusters.ray import RayCluster
     from gradcode.protocol import Report
@@ -31,7 +31,18 @@ _LAZY = {
     "Step": "gradcode.session",
     "Trainer": "gradcode.trainer",
 }
-_ROOMS = ("catalog", "clusters", "codes", "delays", "planning", "reporting", "schemes", "solvers", "training")
+_ROOMS = (
+    "catalog",
+    "clusters",
+    "codes",
+    "compression",
+    "delays",
+    "planning",
+    "reporting",
+    "schemes",
+    "solvers",
+    "training",
+)
 
 __all__ = [
     "GradcodeError",
@@ -46,6 +57,7 @@ __all__ = [
     "catalog",
     "clusters",
     "codes",
+    "compression",
     "delays",
     "errors",
     "planning",

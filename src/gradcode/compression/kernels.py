@@ -83,9 +83,22 @@ def signs(vector: Array, bits: Bytes, begin: int, end: int) -> None:
 
 @_compiled
 def grouped_signs(vector: Array, group: int, scales: Array, bits: Bytes) -> None:
-    """The mean magnitude of each group, and the signs; memory is read once, unless groups are beyond the cache."""
-    length, own = len(vector), 0
-    for begin in range(0, length, WORD * group):
+    """The mean magnitude of each group, and the signs.
+
+    Groups of whole words are read once. Of others as many as have whole words in common are read twice, which is from
+    the cache unless groups are large.
+    """
+    length, own, done = len(vector), 0, 0
+    if group % WORD == 0:
+        done = length - length % group
+        for first in range(0, done, group):
+            total = 0.0
+            for word in range(first, first + group, WORD):
+                lanes.store(lanes.not_negative(vector, word), bits, word // 8)
+                total += lanes.sum_of_magnitudes(vector, word)
+            scales[own] = total / group
+            own += 1
+    for begin in range(done, length, WORD * group):
         end = min(begin + WORD * group, length)
         for first in range(begin, end, group):
             last = min(first + group, end)
