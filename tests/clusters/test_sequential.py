@@ -57,10 +57,17 @@ def train(kind: str, delays: DelayTable, iterations: int, dtype: torch.dtype = t
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gradients_are_those_of_the_iteration_before(kind: str, dtype: torch.dtype) -> None:
-    """Across an epoch's end, too: 160 samples in iterations of 48."""
-    reports, errors, repeated = train(kind, straggling(PATTERNS, 4), len(PATTERNS), dtype)
+    """Across an epoch's end, too: 160 samples in iterations of 48.
+
+    On real clusters others may be slow beside those meant to be, and what is due is waited for; so nobody is for ever.
+    """
+    table = straggling(PATTERNS, 4)
+    if kind != "simulated":
+        seconds = np.array([[0.1 * (worker in slow) for worker in range(4)] for slow in PATTERNS])
+        table = DelayTable.from_array(seconds)
+    reports, errors, repeated = train(kind, table, len(PATTERNS), dtype)
     assert max(errors) < (1e-5 if dtype == torch.float32 else 1e-13)
-    assert repeated >= 3 and all(report.exact for report in reports)
+    assert all(report.exact for report in reports)
     if kind == "simulated":
         assert repeated == 3 and np.isfinite([report.loss for report in reports]).all()
         assert all(set(report.stragglers) >= set(own) for report, own in zip(reports, PATTERNS, strict=True))

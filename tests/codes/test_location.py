@@ -70,7 +70,7 @@ def test_too_many_wrong_messages_are_no_word(workers: int) -> None:
         assert locator.agreeing(sent, range(workers), workers - 2, 1e-8) is None
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.data())
 def test_errors_of_any_size_are_found(data: st.DataObject) -> None:
     """From a thousandth of the messages to 1e200 times them, and not a number: the large do not hide the small."""

@@ -134,6 +134,14 @@ def test_the_worked_example() -> None:
     assert scheme.repeating == ()
 
 
+def test_who_is_silent_for_good_is_asked_last() -> None:
+    """Which the model does not cover: 0 never answers, and 2 fails once; 2 is to repeat its row, and nobody waits."""
+    rounds = Rounds(schemes.sequential(4, 1, 2, 2))
+    for stragglers in ([0], [0, 2], [0]):
+        rounds.go(stragglers)
+    assert rounds.scheme.repeating == (2,) and rounds.waited == 0
+
+
 def test_a_saved_scheme_goes_on_alike() -> None:
     scheme, again = (schemes.sequential(4, 1, 2, 2) for _ in range(2))
     rounds = Rounds(scheme)

@@ -102,6 +102,7 @@ class SelectiveRepetition:
         self._repeating: frozenset[int] = frozenset()
         self._came: set[int] = set()
         self._open: set[int] = set()
+        self._missed = [0] * workers  # iterations on end that each has not answered
         self._late = False
         self._iteration: Iteration | None = None
 
@@ -176,6 +177,7 @@ class SelectiveRepetition:
             _, *self._job.quality = self._rows.decode(fresh, self._iteration, rows, self._job.gradient)
         else:  # the next iteration writes over these rows
             self._job.rows = {worker: rows[worker, :length].clone() for worker in fresh}
+        self._missed = [0 if worker in self._came else count + 1 for worker, count in enumerate(self._missed)]
         self._jobs.append(self._job)
         if len(self._jobs) <= self.burst:
             out.zero_()
@@ -193,12 +195,15 @@ class SelectiveRepetition:
         self.error, self.exact = job.quality
 
     def _to_repeat(self, there: set[int]) -> frozenset[int]:
-        """Those that do their part of the job that is due: as many as complete N − s of its rows."""
+        """Those that do their part of the job that is due: as many as complete N − s of its rows.
+
+        Who has not answered for long is asked last (OURS; the paper takes any).
+        """
         if self.due is None or self._jobs[0].gradient is not None:
             return frozenset()
         have = self._jobs[0].rows.keys()
         owing = self.workers - self.code.tolerance - len(have)
-        return frozenset(sorted(there.difference(have))[:owing])
+        return frozenset(sorted(there.difference(have), key=lambda worker: (self._missed[worker], worker))[:owing])
 
     def _judge(self) -> None:
         if self.due is not None and not self._decodable(self._jobs[0]):
@@ -233,7 +238,7 @@ class SelectiveRepetition:
             }
             for job in self._jobs
         ]
-        return {"jobs": jobs, "count": self._count}
+        return {"jobs": jobs, "count": self._count, "missed": list(self._missed)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on with the jobs of ``state``.
@@ -249,6 +254,7 @@ class SelectiveRepetition:
             gradient = None if own["gradient"] is None else own["gradient"].clone()
             rows = dict(zip(own["workers"], (row.clone() for row in own["rows"]), strict=True))
             self._jobs.append(_Job(Occasion(Version(entry, version), number), gradient, rows, list(own["quality"])))
+        self._missed = list(state["missed"])
         # Workers may know what was kept in a run that was given up.
         self._count = max(self._count, int(state["count"]))
 
