@@ -246,7 +246,7 @@ def _check(scheme: Scheme, codec: Plain | ErrorFeedback | Differences) -> None:
         )
     if isinstance(scheme, Draco):
         raise ValueError(
-            f"{scheme!r} cannot be compressed: it compares replies as numbers when they come, and nothing is unpacked yet"
+            f"{scheme!r} cannot be compressed: it compares replies as numbers when they come, still packed"
         )
     if isinstance(scheme, Innovations):
         raise ValueError(
