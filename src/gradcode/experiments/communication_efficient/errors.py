@@ -87,7 +87,7 @@ def exactness(request: Request, found: Comparisons) -> None:
         for n in range(2, limits[-1] + 1):
             request.tell(f"exactness: {name}, {n} workers")
             for d, m in [(load, part) for load in range(1, n + 1) for part in range(1, load + 1)]:
-                code = build(name, n, d - m, m)
+                code = build(name, n, d - m, m, draws=3 if request.quick else 20)
                 for dtype, own in worst.items():
                     rng = np.random.default_rng([SEED, n, d, m])
                     own[n] = max(own[n], *errors(code, combinations(range(n), d - m), dtype, rng))
@@ -117,7 +117,7 @@ def scaling(request: Request, found: Comparisons) -> None:
                 s, m = (n // 4, n // 4) if pair is None else pair
                 rng = np.random.default_rng([SEED, n, s, m])
                 sets = list(patterns(n, s, 20 if request.quick else 60, rng))
-                draws = (5 if request.quick else 20) if name in DRAWN else 1
+                draws = (3 if request.quick else 20) if name in DRAWN else 1
                 own = min(
                     max(errors(build(name, n, s, m, draws=1, rng=draw), sets, np.float64, rng)) for draw in range(draws)
                 )
@@ -174,6 +174,8 @@ def errors(
 
 
 def _compare(found: Comparisons, what: str, name: str, wanted: float, own: float) -> None:
+    # Of one construction only gradients and the order of rounding differ, between draws of V the amplification, too.
+    times, why = (10, "ten times: other draws of V") if name in DRAWN else (5, "five times: other gradients, one digit")
     above = max(0.0, log10(own / wanted))
-    why = "ten times the error: other " + ("draws of V" if name in DRAWN else "gradients, and a maximum over them")
-    found.add(f"{what}: worst error {own:.1e}, expected {wanted:.0e}, above it", 0.0, above, 1.0, "powers of 10", why)
+    what = f"{what}: worst error {own:.1e}, expected {wanted:.0e}, above it"
+    found.add(what, 0.0, above, log10(times), "powers of 10", why)
