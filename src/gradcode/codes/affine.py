@@ -107,7 +107,8 @@ class AffineCode(GradientCode):
                 y = np.linalg.pinv(system) @ wanted
         else:
             y = np.linalg.pinv(system, rcond=1e-14 if self._generic else 1e-10) @ wanted
-        weights: Array = offset + self._null.T @ y
+        added = y.transpose(0, 2, 1).reshape(-1, self.tolerance) @ self._null
+        weights: Array = offset + added.reshape(len(stragglers), -1, self.workers).transpose(0, 2, 1)
         np.put_along_axis(weights, stragglers[..., None], 0, axis=1)
         return weights.reshape(len(stragglers), *self._offset.shape)
 
