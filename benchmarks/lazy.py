@@ -54,7 +54,7 @@ AGAINST = {
     }.items()
     for name in names
 }
-ASKED = {"LAG-WK, ξ = 0.3": 3.0, "G-LAG(2) WK, ξ = 0.3": 1.5, "LAGC(2), ξ = 0.5": 1.5}
+ASKED = {"LAG-WK, ξ = 0.3": 3.0, "G-LAG(2) WK, ξ = 0.3": 1.5, "G-LAG(2) PS, ξ = 0.3": 1.5, "LAGC(2), ξ = 0.5": 1.5}
 
 
 @dataclass(frozen=True)
