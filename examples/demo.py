@@ -64,7 +64,8 @@ def train(name: str, scheme: Scheme, console: Console) -> Run:
     model = catalog.cnn((1, 8, 8), 10, channels=(16, 32), hidden=64, dropout=0.25)
     table = delays.as_table(DELAYS, WORKERS, SEED)
     evaluate = catalog.Evaluation(data.test, nn.CrossEntropyLoss())
-    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
+    # With Adam's usual eps a coordinate whose gradient is mere rounding moves as far as any other.
+    optimizer = torch.optim.Adam(model.parameters(), lr=RATE, eps=1e-4)
     cluster = gradcode.LocalCluster(WORKERS, delays=table, delay_mode="emulate")
     reports: list[Report] = []
     summary = Summary(WaitingForAll(table, WORKERS, scheme.partitions))
@@ -148,7 +149,7 @@ def main() -> int:
     promises = {
         "coded is at least twice as fast per iteration": speed_up >= 2,
         "both reach the same accuracy": abs(coded.accuracies[-1] - uncoded.accuracies[-1]) < 0.005,
-        "both end with the same parameters, up to rounding": difference < 1e-2,
+        "both end with the same parameters, up to rounding": difference < 1e-3,
         f"both reach {GOAL:.0%}": min(max(coded.accuracies), max(uncoded.accuracies)) >= GOAL,
         "uncoded is within 15 % of its prediction": abs(uncoded.deviation) <= 0.15,
         "coded is within 15 % of its prediction": abs(coded.deviation) <= 0.15,
