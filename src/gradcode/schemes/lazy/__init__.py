@@ -68,7 +68,7 @@ def lag(
         rule: "worker": all compute, and skip if their gradient has hardly changed. "server": the master bounds the
             change by L_v·‖θ̂_v − θ‖, and who is not selected is asked nothing.
         xi: ξ of the lazy rule, a number for each of the last 10 steps or a sequence of one each; the larger, the less
-            is sent. None: 0.1 on the worker's side, 1 on the server's; 0.2 on the worker's with mini-batches.
+            is sent. None: 0.1 on the worker's side, 1 on the server's; 0.2 on either with mini-batches.
         step_size: α of the rule; None: the learning rates of the session's optimizer.
         smoothness: L_v, one number or one per worker (:meth:`gradcode.training.LeastSquares.smoothness_by` computes
             them); None: estimated while training, on the server's side.
@@ -128,8 +128,8 @@ def glag(
         workers: N.
         redundancy: r, workers per group, a divisor of N.
         smoothness: L_g of each group's own objective, one number or (N/r,).
-        rule, xi, step_size, minibatches, oldest, partitions, deadline, notice: as those of :func:`lag`; ξ is 0.1 on
-            either side unless given, for with few groups more was seen not to converge (lagc.md 9.4).
+        rule, xi, step_size, minibatches, oldest, partitions, deadline, notice: as those of :func:`lag`, but without
+            mini-batches ξ is 0.1 on either side, for with few groups more was seen not to converge (lagc.md 9.4).
 
     Raises:
         ValueError: an argument is out of its range.
