@@ -71,6 +71,8 @@ def sent_numbers(curve: Curve) -> list[float]:
 
 def _figure(curves: dict[str, Curve]) -> Figure:
     """Test loss against iterations, numbers sent and simulated time."""
+    from matplotlib.ticker import MaxNLocator
+
     from gradcode.reporting import plots
 
     figure = blank(13, 4.0)
@@ -82,6 +84,7 @@ def _figure(curves: dict[str, Curve]) -> Figure:
     for axes, (label, way) in zip(figure.subplots(1, 3, sharey=True), ways.items(), strict=True):
         plots.draw_curves(axes, {name: (way(own), own.losses) for name, own in curves.items()}, "test loss", label)
         axes.set_yscale("log")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.get_legend().remove()
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     return figure

@@ -156,7 +156,7 @@ def pareto(found: Mapping[str, Complexity], law: str = "") -> Figure:
     axes = figure.subplots()
     largest = max((units for _, _, units in points.values()), default=1)
     drawn: set[str] = set()
-    for name, point in sorted(points.items(), key=lambda item: -item[1][2]):
+    for depth, (name, point) in enumerate(sorted(points.items(), key=lambda item: -item[1][2]), start=2):
         family, redundancy = _family(name)
         beaten = any(
             other != point and all(a <= b for a, b in zip(other, point, strict=True)) for other in points.values()
@@ -168,8 +168,10 @@ def pareto(found: Mapping[str, Complexity], law: str = "") -> Figure:
             edgecolor="white" if beaten else "black",
             linewidth=0.8 if beaten else 2.2,
             alpha=0.75 if beaten else 1.0,
+            zorder=depth,
         )
-        axes.annotate(redundancy, point[:2], ha="center", va="center", fontsize=7, color="white")
+        # What lies under a smaller point is hidden with its number.
+        axes.annotate(redundancy, point[:2], ha="center", va="center", fontsize=7, color="white", zorder=depth)
         drawn.add(family)
     for family, colour in _FAMILIES.items():
         if family in drawn:
