@@ -12,20 +12,25 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Plain:
+class _Compressing:
+    """A codec whose messages are those of its compressor."""
+
+    compressor: Compressor
+
+    def size(self, length: int, itemsize: int) -> int:
+        """Bytes of a message, at most."""
+        return self.compressor.size(length, itemsize)
+
+
+@dataclass(frozen=True)
+class Plain(_Compressing):
     """C(g) is sent and nothing is remembered.
 
     Args:
         compressor: C.
     """
 
-    compressor: Compressor
-
     remembers: ClassVar[bool] = False
-
-    def size(self, length: int, itemsize: int) -> int:
-        """Bytes of a message, at most."""
-        return self.compressor.size(length, itemsize)
 
     def encode(
         self, vector: Tensor, out: Tensor, memory: Tensor | None, remembered: Tensor | None, key: tuple[int, ...]
@@ -35,7 +40,7 @@ class Plain:
 
 
 @dataclass(frozen=True)
-class ErrorFeedback:
+class ErrorFeedback(_Compressing):
     """What was left out is added to the next gradient: a = g + ratio·e, c = C(a) is sent, e ← a − c is remembered.
 
     The memory e is in units of the gradient. With ratio = γ_{t−1}/γ_t, the last step size over this one, and a
@@ -51,14 +56,9 @@ class ErrorFeedback:
     ErrorFeedback(compressor=GroupedSign(group=64), ratio=0.5)
     """
 
-    compressor: Compressor
     ratio: float = 1.0
 
     remembers: ClassVar[bool] = True
-
-    def size(self, length: int, itemsize: int) -> int:
-        """Bytes of a message, at most."""
-        return self.compressor.size(length, itemsize)
 
     def encode(
         self, vector: Tensor, out: Tensor, memory: Tensor | None, remembered: Tensor | None, key: tuple[int, ...]
@@ -74,7 +74,7 @@ class ErrorFeedback:
 
 
 @dataclass(frozen=True)
-class Differences:
+class Differences(_Compressing):
     """The gradient's difference to what is remembered is sent: C(g − h), and h ← h + rate·C(g − h).
 
     The master keeps the same h, for it adds up the same messages, and takes h + C(g − h) for the gradient: unbiased if
@@ -88,7 +88,6 @@ class Differences:
         ValueError: the rate is not in (0, 1].
     """
 
-    compressor: Compressor
     rate: float
 
     remembers: ClassVar[bool] = True
@@ -96,10 +95,6 @@ class Differences:
     def __post_init__(self) -> None:
         if not 0 < self.rate <= 1:
             raise ValueError(f"rate={self.rate} must be above 0 and at most 1: how much of a difference is taken over")
-
-    def size(self, length: int, itemsize: int) -> int:
-        """Bytes of a message, at most."""
-        return self.compressor.size(length, itemsize)
 
     def encode(
         self, vector: Tensor, out: Tensor, memory: Tensor | None, remembered: Tensor | None, key: tuple[int, ...]

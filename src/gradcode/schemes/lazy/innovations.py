@@ -32,14 +32,13 @@ from gradcode.protocol import (
 from gradcode.schemes.coded import Coded
 from gradcode.schemes.decoding import squared_norm, unit_of, weighted_sum
 from gradcode.schemes.lazy.rule import Rule
+from gradcode.schemes.lazy.running_sum import RunningSum
 from gradcode.schemes.lazy.voters import Points, Shares, Smoothness
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Mode = Literal["coded", "switch"]
-
-_DRIFT = 1e-5  # of the gradient: rounding that the sum may gather before it begins anew
 
 
 class Origin(NamedTuple):
@@ -63,9 +62,7 @@ class Innovations:
       does; but if more are selected than messages are needed to decode, everybody sends a row of the code.
 
     Where all partitions are selected rows are sent whole, and the sum begins anew from their decoding. Else the decoded
-    change is added to it. What the messages' rounding adds up to is estimated by their sizes; where it has become
-    large beside the gradient, as it does when that has become small, all partitions are selected. The sum is kept in
-    float64; there is no table from which it could be added up afresh.
+    change is added to it. Where rounding may have spoilt the sum (:class:`RunningSum`) all partitions are selected.
 
     A worker keeps the gradients that it has computed, for they are taken off later. Those it lacks, because it was
     abandoned or has been started again, it computes anew at the parameters that the master keeps, on the same samples.
@@ -135,11 +132,8 @@ class Innovations:
         self._shares = Shares(self.partitions)
         self._points = Points(self.partitions)
         self._past: list[Origin | None] = [None] * self.partitions
-        self._total: Tensor | None = None  # (L,) float64
+        self._sum = RunningSum()
         self._ages = np.zeros(self.partitions, dtype=np.int64)  # iterations since each was computed
-        self._drift = 0.0  # what the sum may be off by, from rounding
-        self._begun = 0.0  # the same of the sum as it began, as a share of it
-        self._anew = False  # it is to begin anew
         self._decoded = float("nan")  # error of the last decoding
         self._count = 0  # starts; they number the versions
         self._cut: dict[tuple[int, ...], list[Combination]] = {}  # partitions -> what each worker holds of them
@@ -180,7 +174,7 @@ class Innovations:
     @property
     def total(self) -> Tensor | None:
         """Σ_j g_j(θ̂_j), (L,) float64; None before the first iteration."""
-        return self._total
+        return self._sum.total
 
     @property
     def loads(self) -> tuple[int, ...]:
@@ -217,7 +211,7 @@ class Innovations:
         new = np.isinf(self._distances)
         due = new if self.oldest is None else new | (self._ages >= self.oldest)
         changed = self.smoothness.changes(self._distances) > self.rule.threshold(iteration.step)
-        chosen = new | (self._sampled & (due | changed | self._anew))
+        chosen = new | (self._sampled & (due | changed | self._sum.spoilt))
         self._selected = tuple(np.flatnonzero(chosen).tolist())
         self._due = set(np.flatnonzero(chosen & due).tolist())
         self.done = not self._selected
@@ -293,7 +287,7 @@ class Innovations:
 
     def _settle(self) -> None:
         left = self._expired > (self.deadline is not None)
-        late = self._total is not None and (left or (self._expired > 0 and self._replies and not self._due))
+        late = self._sum.total is not None and (left or (self._expired > 0 and self._replies and not self._due))
         self.done = self._decodable or bool(late)
 
     @property
@@ -322,8 +316,8 @@ class Innovations:
                 self._past[j] = Origin(self._now, self._iteration.number, self._scales[j].item())
                 self._ages[j] = 0
             self._points.move(fresh, self._here)
-        assert self._total is not None
-        out.copy_(self._total)
+        assert self._sum.total is not None
+        out.copy_(self._sum.total)
         self._ages += 1
         size = squared_norm(out)
         self.rule.note(size)
@@ -331,8 +325,6 @@ class Innovations:
 
     def _add(self, rows: Tensor, out: Tensor) -> None:
         """Adds the decoded change to the sum, or begins the sum anew."""
-        import torch
-
         assert self._iteration is not None
         weights: npt.NDArray[Any] = np.zeros(self.workers)
         if self.one_each:
@@ -343,12 +335,10 @@ class Innovations:
             zero = self._answered - self._replies.keys()
             weights, self._decoded, _ = self._coded.decode(self._answered, self._iteration, rows, out, zero)
         rounding = self._rounding(weights, rows, out)
-        if self._total is None or self.whole:
-            self._total = out.to(torch.float64, copy=True)
-            self._drift, self._begun = rounding, rounding / max(squared_norm(out) ** 0.5, np.finfo(float).tiny)
+        if self._sum.total is None or self.whole:
+            self._sum.begin(out, rounding, squared_norm(out) ** 0.5)
         else:
-            self._total += out
-            self._drift += rounding
+            self._sum.add(out, rounding)
 
     def _rounding(self, weights: npt.NDArray[Any], rows: Tensor, out: Tensor) -> float:
         """By how much the decoding may be off, by the sizes of the messages."""
@@ -368,7 +358,7 @@ class Innovations:
 
     def _judge(self, fresh: Sequence[int], norm: float) -> None:
         """‖Σ_j g_j(θ̂_j) − g‖ ≤ Σ L_j‖θ̂_j − θ‖ over what is not fresh, and Σ_j ‖g_j‖ ≥ ‖g‖."""
-        self._anew = self._drift > max(_DRIFT, 4 * self._begun) * norm
+        self._sum.judge(norm)
         usual = bool(np.all(self._scales == 1.0) and self._sampled.all())
         self.exact = len(fresh) == self.partitions and usual
         if self.exact:
@@ -377,7 +367,7 @@ class Innovations:
         old = [j for j in range(self.partitions) if j not in fresh]
         off = float("inf")
         if usual and not self.minibatches and not self.smoothness.estimated:
-            off = self._drift + float(np.sqrt(self.smoothness.changes(self._distances)[old]).sum())
+            off = self._sum.drift + float(np.sqrt(self.smoothness.changes(self._distances)[old]).sum())
         self.error = off / (norm - off) if off < norm else float("inf")
 
     # How long it takes, and what outlives an iteration
@@ -406,8 +396,7 @@ class Innovations:
     def state_dict(self) -> dict[str, Any]:
         return {
             "shares": self._shares.state_dict(),
-            "total": None if self._total is None else self._total.clone(),
-            "drift": [self._drift, self._begun, self._anew],
+            "sum": self._sum.state_dict(),
             "points": self._points.state_dict(),
             "rule": self.rule.state_dict(),
             "smoothness": self.smoothness.state_dict(),
@@ -420,8 +409,7 @@ class Innovations:
         if len(state.get("past", ())) != self.partitions:
             raise ValueError(f"the state is not that of {self!r}: it has {sorted(state)}")
         self._shares.load_state_dict(state["shares"])
-        self._total = None if state["total"] is None else state["total"].clone()
-        self._drift, self._begun, self._anew = state["drift"]
+        self._sum.load_state_dict(state["sum"])
         self._points.load_state_dict(state["points"])
         self.rule.load_state_dict(state["rule"])
         self.smoothness.load_state_dict(state["smoothness"])
