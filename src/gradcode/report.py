@@ -35,7 +35,7 @@ class Outcome:
         arrivals: (N,) seconds at which each worker's last reply came, or had been received where that takes time;
             NaN: none did.
         stragglers: workers that had an order and were not waited for.
-        lost: workers lost during the iteration.
+        lost: workers lost during the iteration or, with real processes, since the one before.
         refused: workers of whose replies one or more were refused: of a wrong shape or dtype, or not finite.
         corrupt: workers whose replies contradict those that the scheme trusts, where it looks for such; what they said
             is in neither ``statistics`` nor ``losses``.

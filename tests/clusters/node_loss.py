@@ -80,11 +80,11 @@ def main() -> None:
         with training.session:
             for _ in range(3):
                 training.step()
-            buried: list[tuple[int, bool]] = []  # every death that the master saw, and whether an iteration ran then
+            buried: list[int] = []  # every death that the master saw
             bury = cluster._bury
 
             def noting(hand: Any) -> None:
-                buried.append((hand.worker, cluster._serial >= 0))
+                buried.append(hand.worker)
                 bury(hand)
 
             cluster._bury = noting

@@ -85,9 +85,13 @@ class TwoBlocks(Toy):
 
 
 class SignCodec:
-    """One bit per coordinate and the mean magnitude: a reply that is not a float vector."""
+    """One bit per coordinate and the mean magnitude: a reply that is not a float vector.
+
+    A process must have coded a single zero before anything else: what a codec loads first is not to be waited for.
+    """
 
     remembers = False
+    loaded = False
 
     def size(self, length: int, itemsize: int) -> int:
         return 4 + -(-length // 8)
@@ -95,6 +99,9 @@ class SignCodec:
     def encode(
         self, vector: Tensor, out: Tensor, memory: Tensor | None, remembered: Tensor | None, key: tuple[int, ...]
     ) -> bool:
+        SignCodec.loaded = SignCodec.loaded or len(vector) == 1
+        if not SignCodec.loaded:
+            raise RuntimeError("the codec has not been tried before the first order")
         out[:4] = vector.abs().mean().float().view(1).view(torch.uint8)
         out[4:] = torch.from_numpy(np.packbits(vector.numpy() >= 0))
         return True

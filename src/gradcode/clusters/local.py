@@ -141,7 +141,7 @@ class LocalCluster(RealTimeCluster):
         }
         self._selector = selectors.DefaultSelector()
         self._resources.callback(self._selector.close)
-        self._context = self._resources.enter_context(self._nursery())
+        self._context = self._resources.enter_context(self._nursery(layout))
         self._common = self._make_common(source, like)
         self._arena_of_all = self._common.open()
         self.parameters, self.buffers = self._arena_of_all["parameters"], self._arena_of_all["buffers"]
@@ -161,9 +161,9 @@ class LocalCluster(RealTimeCluster):
             self._start(hand)
         self._await_ready()
 
-    def _nursery(self) -> AbstractContextManager[ForkServerContext | ForkContext]:
+    def _nursery(self, layout: Layout) -> AbstractContextManager[ForkServerContext | ForkContext]:
         """Where processes are forked."""
-        return open_server()
+        return open_server(compressing=layout.codec is not None)
 
     def _make_common(self, source: Source, like: Tensor) -> process.Place:
         """What all processes of the cluster read: parameters, buffers, and who is who."""

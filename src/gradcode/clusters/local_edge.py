@@ -15,7 +15,7 @@ from gradcode.clusters.arena import Parcel
 from gradcode.clusters.edge import EdgeBook, EdgeNode
 from gradcode.clusters.local import LocalCluster
 from gradcode.delays import DelayTable
-from gradcode.protocol import Source
+from gradcode.protocol import Layout, Source
 
 
 def main(setup: process.Setup) -> None:
@@ -69,7 +69,7 @@ class EdgeCluster(LocalCluster):
     def _make_table(self, seed: int) -> DelayTable | None:
         return self._edge.table
 
-    def _nursery(self) -> AbstractContextManager[ForkServerContext | ForkContext]:
+    def _nursery(self, layout: Layout) -> AbstractContextManager[ForkServerContext | ForkContext]:
         return nullcontext(mp.get_context("fork"))
 
     def _make_common(self, source: Source, like: Tensor) -> process.Place:

@@ -24,8 +24,8 @@ _users = 0
 _our_server = _our_tracker = False
 
 
-def context() -> ForkServerContext:
-    """The context in which workers are made.
+def context(compressing: bool = False) -> ForkServerContext:
+    """The context in which workers are made; ``compressing``: the server loads Numba's kernels for them, too.
 
     Raises:
         PlatformError: there is no fork server here (Windows).
@@ -37,19 +37,22 @@ def context() -> ForkServerContext:
         )
     made = mp.get_context("forkserver")
     others = [name for name in getattr(_server, "_preload_modules", []) if name != "__main__"]
-    made.set_forkserver_preload(list(dict.fromkeys([*others, "gradcode.clusters.in_fork_server"])))
+    ours = ["gradcode.clusters.in_fork_server"] + ["gradcode.compression.loaded"] * compressing
+    made.set_forkserver_preload(list(dict.fromkeys([*others, *ours])))
     return made
 
 
 @contextmanager
-def open_server() -> Iterator[ForkServerContext]:
+def open_server(compressing: bool = False) -> Iterator[ForkServerContext]:
     """Keeps the fork server alive while in use, and ends it with its last user: no process is left behind.
+
+    One that runs already stays as it is: workers then load what it has not.
 
     What was running before the first user is left alone. So is Python's resource tracker where the program may have
     told it of shared memory or semaphores, which it would remove as it ends; it then ends with the interpreter.
     """
     global _users, _our_server, _our_tracker
-    made = context()
+    made = context(compressing)
     if not _users:
         _our_server, _our_tracker = not _running(_server, "_forkserver_pid"), not _running(_tracker, "_fd")
     _users += 1

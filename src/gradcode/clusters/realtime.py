@@ -97,6 +97,7 @@ class RealTimeCluster(ABC):
         self._serial = -1  # of the iteration that runs; −1: none
         self._open_orders: dict[int, Order] = {}
         self._between_iterations: list[tuple[int, Record]] = []
+        self._lost_between: set[int] = set()  # workers that died, of which no scheme was told
         self._standing = Standing()
         self._wanted_above: Callable[[], bool] = lambda: True  # an edge node's: whether its parent still waits
 
@@ -290,6 +291,8 @@ class RealTimeCluster(ABC):
             vector=self._source.length * self._source.itemsize,
             edges=bool(self._edges),
         )
+        self._ledger.lost |= self._lost_between
+        self._lost_between.clear()
         for worker, record in self._between_iterations:
             self._book_work(worker, record, False)
         self._between_iterations.clear()
@@ -316,8 +319,9 @@ class RealTimeCluster(ABC):
 
     def _between(self) -> None:
         """Takes in what happened since the last iteration: late records, deaths, workers due to start again."""
-        self._poll(0.0)
+        self._lost_between |= {event.worker for event in self._queue if isinstance(event, Loss)}
         self._queue.clear()
+        self._poll(0.0)
 
     def _give(self, wait: Wait, now: float) -> None:
         """Says what is not wanted any more, then gives the new orders, one message per worker."""
@@ -466,6 +470,8 @@ class RealTimeCluster(ABC):
         if self._serial >= 0:
             now = time.monotonic() - self._start_time
             self._queue.append(Loss(hand.worker, now, returning=not hand.gone))
+        else:
+            self._lost_between.add(hand.worker)
 
     def _kill_silent(self) -> None:
         """``patience``: a silent worker is made a lost one, by killing it; its death is then seen as any other."""

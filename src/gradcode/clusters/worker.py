@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradcode.clusters.past import PastGradients, Shelf, add
-from gradcode.protocol import Block, Floats, Layout, Occasion, Order, Source
+from gradcode.protocol import Block, Codec, Floats, Layout, Occasion, Order, Source
 
 
 class EndOfPartition(Protocol):
@@ -106,6 +106,8 @@ class OrderBook:
     ) -> None:
         self.worker, self.source, self.layout, self.seed = worker, source, layout, seed
         self.rows, self.memory, self.like = rows, memory, like
+        if layout.codec is not None:
+            _load(layout.codec, like)
         self._past = PastGradients(source, shelf, like)
         self.computed = 0.0
         self._serial = -1
@@ -356,3 +358,11 @@ class OrderBook:
 
     def _like(self, size: int) -> Tensor:
         return self.like.new_empty(size)
+
+
+def _load(codec: Codec, like: Tensor) -> None:
+    """Codes a zero: what a codec loads or compiles for its first message would make an iteration late."""
+    zero = like.new_zeros(1)
+    memory = zero.clone() if codec.remembers else None
+    out = torch.empty(codec.size(1, zero.element_size()), dtype=torch.uint8)
+    codec.encode(zero, out, memory, None if memory is None else memory.clone(), (0, 0, 0))

@@ -1,8 +1,8 @@
 """The loops over coordinates, compiled by Numba at first use and kept on disk beside this file.
 
-XX
-one word. The bit of coordinate j lies in byte j // 8, lowest bit first. Numba takes half a second to import, so the
-rest of the room imports this module where it calls it.
+Bits are made thirty-two coordinates at a time (:mod:`gradcode.compression.lanes`), which fill one word. The bit of
+coordinate j lies in byte j // 8, lowest bit first. Numba takes half a second to import, so the rest of the room imports
+this module where it calls it.
 """
 
 from __future__ import annotations
