@@ -89,7 +89,7 @@ class Message(NamedTuple):
     """Orders for one worker, given at ``sent`` (``time.monotonic()``).
 
     ``orders`` are sent the first time only, then their number ``plan``. ``delays`` are the injected ones, per order:
-    seconds per unit of load, of the answer's message, and of one without payload.
+    seconds per unit of load, per answer, and per byte of it.
     """
 
     serial: int
