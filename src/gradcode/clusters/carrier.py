@@ -92,7 +92,7 @@ class Carrier(ABC):
         if answer is None or not self._delay(order, transport(self._link, answer.sent)):
             return None
         sent = -1 if answer.sent is None else answer.sent
-        return Told(self._record(REPLY, order.slot, order.serial, sent, answer.change), answer)
+        return Told(self._record(REPLY, order.slot, order.serial, sent, answer), answer)
 
     def _end_of_partition(self, order: Order, cost: float = 1.0) -> bool:
         seconds = self._pace * cost if cost else 0.0  # 0·inf is no delay
@@ -119,10 +119,11 @@ class Carrier(ABC):
             self.sleep(None if np.isinf(left) else left)
         return False
 
-    def _record(self, kind: int, slot: int, serial: int, sent: int, change: float = float("nan")) -> Record:
+    def _record(self, kind: int, slot: int, serial: int, sent: int, answer: Answer | None = None) -> Record:
         computed, self._counted = self.book.computed - self._counted, self.book.computed
         overruns, self.overruns = self.overruns, 0.0
-        return Record(kind, slot, serial, sent, self.began, time.monotonic(), computed, overruns, change)
+        record = Record(kind, slot, serial, sent, self.began, time.monotonic(), computed, overruns)
+        return record if answer is None else record._replace(change=answer.change, clipped=answer.clipped)
 
 
 def be_polite() -> None:

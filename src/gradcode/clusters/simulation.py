@@ -213,7 +213,7 @@ class Run:
         if answer is None:
             return message
         payload = self.station.books[child].payload(order, answer.sent)
-        return Reply(order, payload, self.now - self.start, answer.statistics, answer.change)
+        return Reply(order, payload, self.now - self.start, answer.statistics, answer.change, answer.clipped)
 
     def _answer(self, child: int, order: Order) -> tuple[Answer | None, Failure]:
         hand, node = self.hands[child], self.station.nodes[child]
