@@ -94,7 +94,9 @@ class Block(NamedTuple):
 class Codec(Protocol):
     """Turns a gradient into the bytes that travel. A codec is immutable and picklable; memory is given to it.
 
-    ``remembers`` says that it needs a memory row of the vector's length and dtype (error feedback, differences).
+    ``remembers`` says that it needs a memory row of the vector's length and dtype (error feedback, differences). One
+    that clips has a method ``clipped(vector, memory)``, how many coordinates it clips of what it is given to encode;
+    reports count them.
     """
 
     @property

@@ -110,7 +110,8 @@ class Reply:
     send) or, for a held order, a notice. ``time`` is in seconds since the iteration's start. ``statistics`` has one
     row per partition of the combination, in its order: what the objective reports beside the gradient, loss first. In
     an edge node's answer NaN in a whole row says that the partition is not in the sum. ``change`` is the squared
-    distance that the order wanted to know (:class:`Compare`).
+    distance that the order wanted to know (:class:`Compare`). ``clipped`` counts the coordinates that its codec
+    clipped.
     """
 
     order: Order
@@ -118,6 +119,7 @@ class Reply:
     time: float
     statistics: Floats
     change: float = float("nan")
+    clipped: int = 0
 
 
 @dataclass(frozen=True, slots=True)

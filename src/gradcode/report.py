@@ -52,6 +52,8 @@ class Outcome:
         work: what is known of the workers' time.
         sending: seconds of real time that the master took to start the scheme and send the first orders.
         last: ``time.monotonic()`` at which the last needed reply was ready at its worker (simulated: now).
+        clipped: coordinates of the uploads that a codec of a fixed range clipped, which is a bias that no
+            ``decode_error`` knows of.
         compute, communicate: (N, stages) and (links,), the delays of this iteration where they are known: those of all
             workers, and the links of edge nodes after those of the workers.
     """
@@ -75,6 +77,7 @@ class Outcome:
     uploads: int = 0
     notices: int = 0
     downloads: int = 0
+    clipped: int = 0
     losses: Mapping[int, float] = field(default_factory=dict)
 
 
@@ -97,7 +100,8 @@ class Report:
         master_time: the master's own part of the iteration, seconds of real time: sending the first orders, and from
             the last needed reply until every ``p.grad`` was filled.
         decode_error: bound on ‖ĝ − g‖ / Σ_j‖g_j‖; ``exact``: nothing but rounding is in it.
-        bytes_up, bytes_down, uploads, notices, downloads, computations, overruns, work: as in :class:`Outcome`.
+        bytes_up, bytes_down, uploads, notices, downloads, clipped, computations, overruns, work: as in
+            :class:`Outcome`.
         order_statistic: the scheme's own duration for the delays of this iteration, which leaves out the time that the
             master takes to receive replies; NaN where they are not known.
         fluid: the earliest time at which the work finished by all workers adds up to one pass; NaN likewise.
@@ -127,3 +131,4 @@ class Report:
     uploads: int = 0
     notices: int = 0
     downloads: int = 0
+    clipped: int = 0

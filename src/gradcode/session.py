@@ -377,6 +377,7 @@ class Session:
             uploads=outcome.uploads,
             notices=outcome.notices,
             downloads=outcome.downloads,
+            clipped=outcome.clipped,
         )
         for listener in self.listeners:
             listener(report)

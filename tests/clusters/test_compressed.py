@@ -150,6 +150,29 @@ def test_bytes_are_those_of_the_packed_bits(kind: str) -> None:
         assert 20 < 4 * length / packed < 32
 
 
+def test_reports_count_what_is_clipped(kind: str) -> None:
+    reference, data = cnn(), images()
+    sampling = Sampling(len(data), WORKERS, BATCH, SEED)
+    magnitudes = torch.stack(plain_gradients(reference, data, sampling, 0)).abs().flatten().sort().values
+    clipped = 50  # with the bound half-way between two coordinates, which rounding does not reach
+    bound = float(magnitudes[-clipped - 1 : -clipped + 1].mean())
+    with Training(kind, schemes.compressed(schemes.uncoded(WORKERS), OneBit("fixed", bound)), [()]) as training:
+        training.go()
+        assert training.reports[0].clipped == clipped
+    if kind == "simulated":
+        with Training(kind, schemes.compressed(schemes.uncoded(WORKERS), OneBit()), [()]) as training:
+            training.go()
+            assert training.reports[0].clipped == 0
+
+
+def test_only_what_arrives_counts_as_clipped() -> None:
+    """Worker 0 never answers in iteration 0."""
+    scheme = schemes.compressed(schemes.fastest(WORKERS, WORKERS - 1), OneBit("fixed", 1e-30))
+    with Training("simulated", scheme, [(0,)]) as training:
+        _, gradients = training.go()
+        assert training.reports[0].clipped == sum(int((g != 0).sum()) for g in gradients[1:])
+
+
 @pytest.mark.parametrize("kind", ["local", "ray"], indirect=True)
 def test_a_killed_workers_memory_is_there_or_begins_anew(kind: str) -> None:
     """On the local cluster it lies with the master, and the identity goes on; on Ray γ·w·e of the killed is lost."""

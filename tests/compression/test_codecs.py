@@ -70,6 +70,18 @@ def test_differences_follow_the_gradient(compressor: Compressor) -> None:
     assert torch.equal(said, plain) and nothing is None
 
 
+@pytest.mark.parametrize(
+    "codec", [Plain, ErrorFeedback, lambda own: Differences(own, 0.5)], ids=["plain", "ef", "diff"]
+)
+def test_what_is_clipped_is_counted_where_it_is_compressed(codec) -> None:
+    """After the memory is added, or taken off."""
+    vector, memory = torch.tensor([0.5, -0.5, 2.0, 0.0]), torch.tensor([1.0, -1.0, 1.5, 1.0])
+    expected = {Plain: 1, ErrorFeedback: 3}.get(codec, 0)
+    assert codec(OneBit("fixed", 1.0)).clipped(vector, memory) == expected
+    assert codec(OneBit("linf")).clipped(vector, memory) == 0
+    assert memory.tolist() == [1.0, -1.0, 1.5, 1.0] and vector.tolist() == [0.5, -0.5, 2.0, 0.0]
+
+
 def test_differences_of_a_gradient_that_stays_vanish() -> None:
     """‖g − h‖² shrinks by (1 − rate)² in direction, and by δ at most where C contracts: here rate = 1, δ = 1/2."""
     gradient, memory = random_vector(40, torch.float64), torch.zeros(40, dtype=torch.float64)

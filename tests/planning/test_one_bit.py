@@ -66,6 +66,27 @@ def test_the_noise_bounds_the_second_moment() -> None:
     assert plain.constant + plain.relative * whole == pytest.approx(one_bit.second_moment(messages, 0.2), rel=1e-12)
 
 
+def test_the_noise_along_a_path_is_its_largest() -> None:
+    rng = np.random.default_rng(4)
+    path = rng.standard_normal((9, 3, 6, 5))  # iterations, runs, workers, coordinates
+    p = rng.uniform(0.0, 0.6, 6).tolist()
+    for range, bound in (("linf", None), ("l2", None), ("fixed", 6.0), (None, None)):
+        each = [one_bit.second_moment(messages, p, range, bound) for messages in path.reshape(-1, 6, 5)]
+        assert one_bit.moments(path, p, range, bound).ravel() == pytest.approx(each)
+        assert one_bit.noise_along(path, p, range, bound) == one_bit.Noise(pytest.approx(max(each)), 0.0)
+    with pytest.raises(ValueError, match=r"bound=1\.0 must be at least the largest coordinate"):
+        one_bit.noise_along(path, p, "fixed", 1.0)
+
+
+def test_memories_and_decaying_steps() -> None:
+    """2·½·(3/2)/(1/4) = 6, and 4·3/(½²·8) = 6."""
+    assert one_bit.memory_bound(0.1, [1.0, 2.0], 0.5) == pytest.approx([0.06, 0.24])
+    assert one_bit.memory_bound(0.1, [1.0], 0.0) == [0.0]
+    assert one_bit.decaying_ball(3.0, 0.5, 8) == pytest.approx(6.0)
+    # 4·2/(0.1·10) + 2·0.1·0.16·5 + 2·2·Σ E‖e_i‖²
+    assert one_bit.feedback_bound(0.1, 1.0, 2.0, 10, 0.2, [1.0, 2.0], 0.5) == pytest.approx(8 + 0.16 + 4 * 0.3)
+
+
 def test_steps_and_what_is_refused() -> None:
     noise = one_bit.Noise(constant=2.0, relative=3.0)
     assert noise.largest_step(0.5) == 0.5 and noise.largest_step(0.5, convex=True) == 0.25

@@ -208,12 +208,16 @@ def test_a_summary_adds_up() -> None:
     for number in range(4):
         lost, refused = (3,) if number == 1 else (), (1, 2) if number == 3 else ()
         corrupt = (0,) if number > 1 else ()
-        summary(report(number, stragglers=(2,) if number else (2, 3), lost=lost, refused=refused, corrupt=corrupt))
+        summary(
+            report(
+                number, stragglers=(2,) if number else (2, 3), lost=lost, refused=refused, corrupt=corrupt, clipped=5
+            )
+        )
     values = summary.as_dict()
     assert values["iterations"] == 4 and values["mean_time"] == 1.0
     assert values["stragglers"] == [0, 0, 4, 1] and values["lost"] == [0, 0, 0, 1]
     assert values["refused"] == [0, 1, 1, 0] and values["corrupt"] == [2, 0, 0, 0]
-    assert values["bytes_up"] == 320 and values["computations"] == 12
+    assert values["bytes_up"] == 320 and values["computations"] == 12 and values["clipped"] == summary.clipped == 20
     assert values["overruns_share"] == pytest.approx(1 / 3)
     assert values["mean_fluid"] == 0.25 and values["inexact_iterations"] == 0
     json.dumps(values, allow_nan=False)

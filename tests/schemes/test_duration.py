@@ -37,7 +37,7 @@ SCHEMES: dict[str, Callable[[float | None], RowScheme]] = {
     "grouped": lambda deadline: schemes.coded(codes.cyclic_repetition(N, 2, partitions=13), deadline),
     **{f"fastest {k}": (lambda deadline, k=k: schemes.fastest(N, k)) for k in (1, 4, N)},
     **{f"fastest {k} of pairs": (lambda deadline, k=k: schemes.fastest(N, k, 7, replicas=2)) for k in (4, N)},
-    "sgc 4": lambda deadline: schemes.sgc(N, 2, quorum=4, deadline=deadline, rng=0),  # one of them holds nothing
+    "sgc 4": lambda deadline: schemes.sgc(N, 2, 0.6, 4, deadline, rng=0),  # one of them holds nothing
     "fastest 3 blocks": lambda deadline: schemes.fastest_blocks(N, 3, 15, 2),
 }
 ITERATIONS = 60

@@ -93,7 +93,9 @@ def test_probabilities_of_each_worker_are_weights() -> None:
 
 def test_an_estimate_is_the_share_that_has_answered() -> None:
     scheme = schemes.sgc(N, 2, deadline=1.0, allocation="cyclic")
-    gradients(scheme, [(0,), (1, 2), ()])
+    with pytest.warns(GradcodeWarning, match=r"estimated.*\(now 0\.0\).*in the long run only") as caught:
+        gradients(scheme, [(0,), (1, 2), ()])
+    assert len(caught) == 1 and scheme.estimated
     assert scheme.straggling[0] == pytest.approx(1 - 9 / 12)  # of the two iterations before the last
     state = scheme.state_dict()
     other = schemes.sgc(N, 2, deadline=1.0, allocation="cyclic")
@@ -113,6 +115,8 @@ def test_persistent_stragglers_are_warned_of_once() -> None:
         gradients(schemes.sgc(N, 2, quorum=5, allocation="cyclic"), [(number % N,) for number in range(80)])
         known = schemes.sgc(N, 2, straggling=[0, 0, 0, 0.9999, 0, 0], quorum=5, allocation="cyclic")
         gradients(known, [(3,)] * 80)
+        gradients(schemes.sgc(N, 2, 1 / 6, deadline=1.0, allocation="cyclic"), [(0,)])  # is told, and need not estimate
+        assert not known.estimated and not quorum.estimated
 
 
 def test_a_worker_without_partitions_is_nobodys_straggler() -> None:

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from gradcode.clusters.injected import transport
 from gradcode.clusters.post import ABANDONED, ERROR, MISSING, NOT_FINITE, REPLY, Message, Record
 from gradcode.clusters.worker import Answer, MissingError, OrderBook
 from gradcode.errors import GradcodeError, NonFiniteLoss
@@ -63,7 +64,8 @@ class Carrier(ABC):
         told = None
         for index, order in enumerate(orders):
             self.began = self._due
-            self._pace, self._transport, self._transport_empty = message.delays[index]
+            self._pace, *link = message.delays[index]
+            self._link = link[0], link[1]
             later = [other for other in orders[index + 1 :] if self.wanted(other)]
             told = self._one(order, message.number, later)
             if told is not None:
@@ -87,10 +89,10 @@ class Carrier(ABC):
             if not self.wanted(order):
                 return None
             return Told(self._record(ERROR, order.slot, order.serial, -1), text=traceback.format_exc())
-        if answer is None or not self._delay(order, self._transport_empty if answer.sent is None else self._transport):
+        if answer is None or not self._delay(order, transport(self._link, answer.sent)):
             return None
         sent = -1 if answer.sent is None else answer.sent
-        return Told(self._record(REPLY, order.slot, order.serial, sent, answer.change), answer)
+        return Told(self._record(REPLY, order.slot, order.serial, sent, answer), answer)
 
     def _end_of_partition(self, order: Order, cost: float = 1.0) -> bool:
         seconds = self._pace * cost if cost else 0.0  # 0·inf is no delay
@@ -117,10 +119,11 @@ class Carrier(ABC):
             self.sleep(None if np.isinf(left) else left)
         return False
 
-    def _record(self, kind: int, slot: int, serial: int, sent: int, change: float = float("nan")) -> Record:
+    def _record(self, kind: int, slot: int, serial: int, sent: int, answer: Answer | None = None) -> Record:
         computed, self._counted = self.book.computed - self._counted, self.book.computed
         overruns, self.overruns = self.overruns, 0.0
-        return Record(kind, slot, serial, sent, self.began, time.monotonic(), computed, overruns, change)
+        record = Record(kind, slot, serial, sent, self.began, time.monotonic(), computed, overruns)
+        return record if answer is None else record._replace(change=answer.change, clipped=answer.clipped)
 
 
 def be_polite() -> None:

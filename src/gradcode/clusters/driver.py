@@ -118,6 +118,7 @@ class Ledger:
     bytes_down: int = 0
     uploads: int = 0
     notices: int = 0
+    clipped: int = 0
     computations: float = 0.0
     overruns: float = 0.0
     _told: list[tuple[Order, Floats]] = field(default_factory=list)
@@ -137,6 +138,7 @@ class Ledger:
             self.bytes_up += NOTICE_BYTES
         else:
             self.uploads += 1
+            self.clipped += reply.clipped
             self.bytes_up += reply.payload.numel() * reply.payload.element_size()
         self._told.append((order, reply.statistics))
 
@@ -171,6 +173,7 @@ class Ledger:
             uploads=self.uploads,
             notices=self.notices,
             downloads=len(self.asked),
+            clipped=self.clipped,
         )
 
     def _by_partition(self) -> dict[int, Floats]:

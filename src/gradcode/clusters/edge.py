@@ -62,7 +62,8 @@ class EdgeNode:
             self.scheme.gradient(rows, self._scratch)
             out[: self._length].copy_(self._scratch)
         out[self._length :].zero_()
-        return Answer(order, out.shape[0] * out.element_size(), ledger.heard_of(order.combination))
+        size, statistics = out.shape[0] * out.element_size(), ledger.heard_of(order.combination)
+        return Answer(order, size, statistics, clipped=ledger.clipped)
 
 
 class EdgeBook(OrderBook):

@@ -10,6 +10,7 @@ from gradcode.clusters.driver import NOTICE_BYTES
 from gradcode.clusters.worker import OrderBook
 from gradcode.delays import Delays, DelayTable, as_table
 from gradcode.delays.law import Source as DelaySource
+from gradcode.delays.link import LinkState
 from gradcode.protocol import Floats, Order
 from gradcode.topology import Branch
 
@@ -39,7 +40,7 @@ class Injected:
         self._compute = np.zeros((1, 1)) if table is None else table.compute(number)
         self._stages: dict[int, int] = {}  # slot -> which batch of orders it came with
         self._batches = 0
-        self._messages: dict[int, tuple[Floats, Floats]] = {}  # bytes -> seconds: of every worker, of every edge node
+        self._links = None if table is None else self._states(table)  # of the workers, of the edge nodes
 
     def give(self, orders: Iterable[Order]) -> None:
         """Orders are given: those not given before are a stage of their own."""
@@ -54,16 +55,17 @@ class Injected:
             return 0.0
         return float(self._compute[worker, min(self._stages[order.slot], self._compute.shape[1] - 1)])
 
-    def message(self, order: Order, sent: bool = True) -> float:
-        """Seconds of the answer's message; not ``sent``: of one without payload."""
-        if self._table is None:
-            return 0.0
-        size = self._book.size(order) if sent and not order.hold else NOTICE_BYTES
-        if size not in self._messages:
-            self._messages[size] = self._seconds(size)
-        workers, edges = self._messages[size]
-        edge = self._edges[order.worker]
-        return float(workers[self._workers[order.worker]] if edge < 0 else edges[edge])
+    def link(self, child: int) -> tuple[float, float]:
+        """A child's link: seconds per message, and per byte of it."""
+        if self._links is None:
+            return 0.0, 0.0
+        edge, (workers, edges) = self._edges[child], self._links
+        state, index = (workers, self._workers[child]) if edge < 0 else (edges, edge)
+        return float(state.fixed[index]), float(state.per_byte[index])
+
+    def message(self, child: int, sent: int | None) -> float:
+        """Seconds of a child's answer with ``sent`` bytes of payload; None: without one."""
+        return transport(self.link(child), sent)
 
     @property
     def receive(self) -> float:
@@ -78,17 +80,25 @@ class Injected:
     @property
     def communicate(self) -> Floats | None:
         """Seconds of a full row's message, of all workers and then of the edge nodes unless those only pass it on."""
-        if self._table is None:
+        if self._links is None:
             return None
-        workers, edges = self._seconds(self._book.full_size)
+        workers, edges = (link.seconds(self._book.full_size) for link in self._links)
         return workers if self._relayed or not len(edges) else np.concatenate([workers, edges])
 
-    def _seconds(self, size: int) -> tuple[Floats, Floats]:
-        assert self._table is not None
-        workers = self._table.communicate(self._number, size)
+    def _states(self, table: DelayTable) -> tuple[LinkState, LinkState]:
+        _, workers, edges, relay = table.at(self._number)
         if self._relayed:
-            workers = workers + self._table.relay(self._number, size)
-        edges = self._table.uplink(self._number, size)
-        if not len(edges):  # a table that was recorded without edge nodes
-            edges = np.zeros(1 + max((child.edge for child in self._branch.edges), default=-1))
+            workers = LinkState(workers.fixed + relay.fixed, workers.per_byte + relay.per_byte)
+        if not len(edges.fixed):  # a table that was recorded without edge nodes
+            nothing = np.zeros(1 + max((child.edge for child in self._branch.edges), default=-1))
+            edges = LinkState(nothing, nothing)
         return workers, edges
+
+
+def transport(link: tuple[float, float], sent: int | None) -> float:
+    """Seconds of an answer over a link of so many seconds per message and per byte.
+
+    ``sent``: the bytes of payload that it really has, which with some codecs nobody knows before; None: it has none.
+    """
+    fixed, per_byte = link
+    return fixed + per_byte * (NOTICE_BYTES if sent is None else sent)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,11 +60,12 @@ class Inspection:
         self._in_a_row.pop(order.worker, None)
         return reply
 
-    def take(self, order: Order, array: Array, time: float, statistics: Floats, change: float) -> Reply | Failure:
-        """The reply whose payload came as ``array`` and is copied into its row, or why it is refused.
+    def take(self, reply: Reply, array: Array) -> Reply | Failure:
+        """The reply with its payload, which came as ``array`` and is copied into its row, or why it is refused.
 
         The copy and the check are one pass over memory.
         """
+        order, time, statistics = reply.order, reply.time, reply.statistics
         most = self._book.size(order)
         # A codec's message may be shorter, and then only so much of the row is its payload.
         shorter = order.codec is not None and array.nbytes < most
@@ -80,7 +82,7 @@ class Inspection:
         if not healthy or not self._sound(order, statistics):
             return self.refuse_numbers(order, time, statistics)
         self._in_a_row.pop(order.worker, None)
-        return Reply(order, expected, time, statistics, change)
+        return replace(reply, payload=expected)
 
     def _sound(self, order: Order, statistics: Floats) -> bool:
         finite_ones = np.isfinite(statistics)

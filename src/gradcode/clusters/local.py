@@ -338,7 +338,8 @@ class LocalCluster(RealTimeCluster):
         sent = arrival.record.sent
         payload = self._book.payload(order, None if sent < 0 else sent)
         statistics = self._statistics[order.worker, list(order.combination)]
-        return self._inspection.examine(Reply(order, payload, time, statistics, arrival.record.change))
+        record = arrival.record
+        return self._inspection.examine(Reply(order, payload, time, statistics, record.change, record.clipped))
 
     def _why(self, arrival: Arrival) -> str:
         return process.read_text(self._arena["errors"][arrival.hand.worker])

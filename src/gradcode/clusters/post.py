@@ -22,7 +22,7 @@ from gradcode.protocol import Block, Codec, Combination, Compare, Occasion, Orde
 
 UNREAD = 2
 _LENGTH = struct.Struct("<I")
-_RECORD = struct.Struct("<BxxxIqqddddd")
+_RECORD = struct.Struct("<BxxxIqqdddddq")
 
 READY, REPLY, ABANDONED, ERROR, MISSING, NOT_FINITE = range(6)
 
@@ -31,7 +31,8 @@ class Record(NamedTuple):
     """What a worker says: times are ``time.monotonic()``, which all processes of a machine share.
 
     ``sent`` is the number of payload bytes, −1 for none; ``computed`` and ``overruns`` count partitions since the
-    worker's last record; ``change`` is the squared distance that the order wanted to know.
+    worker's last record; ``change`` is the squared distance that the order wanted to know; ``clipped`` counts the
+    coordinates that its codec clipped.
     """
 
     kind: int
@@ -43,6 +44,7 @@ class Record(NamedTuple):
     computed: float
     overruns: float
     change: float = float("nan")
+    clipped: int = 0
 
     def pack(self) -> bytes:
         return _RECORD.pack(*self)
@@ -89,7 +91,7 @@ class Message(NamedTuple):
     """Orders for one worker, given at ``sent`` (``time.monotonic()``).
 
     ``orders`` are sent the first time only, then their number ``plan``. ``delays`` are the injected ones, per order:
-    seconds per unit of load, of the answer's message, and of one without payload.
+    seconds per unit of load, per answer, and per byte of it.
     """
 
     serial: int

@@ -446,8 +446,9 @@ class RayCluster(RealTimeCluster):
 
     def _answer(self, arrival: Arrival, order: Order, time: float) -> Reply | Failure | None:
         payload, statistics, _ = arrival.cargo
+        reply = Reply(order, None, time, statistics, arrival.record.change, arrival.record.clipped)
         if arrival.record.sent < 0:
-            return self._inspection.examine(Reply(order, None, time, statistics, arrival.record.change))
+            return self._inspection.examine(reply)
         if len(self._pulling) >= _PULLS:
             self._due.append(arrival)
             return None
@@ -469,7 +470,7 @@ class RayCluster(RealTimeCluster):
         except ray.exceptions.RayError:  # it is lost with its node
             self._queue.append(Loss(order.worker, time))
             return None
-        return self._inspection.take(order, array, time, statistics, arrival.record.change)
+        return self._inspection.take(reply, array)
 
     def _pulled(self, arrival: Arrival) -> None:
         """A payload is here: the reply takes its turn, and the next payload may be fetched."""

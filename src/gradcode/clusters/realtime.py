@@ -342,10 +342,7 @@ class RealTimeCluster(ABC):
             (
                 self._hands[worker],
                 tuple(PlannedOrder.of(order) for order in mine),
-                tuple(
-                    (self._injected.pace(order), self._injected.message(order), self._injected.message(order, False))
-                    for order in mine
-                ),
+                tuple((self._injected.pace(order), *self._injected.link(worker)) for order in mine),
             )
             for worker, mine in orders.items()
         ]

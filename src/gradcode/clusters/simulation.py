@@ -21,7 +21,7 @@ from gradcode.errors import GradcodeError, NonFiniteLoss
 from gradcode.protocol import Event, Expired, Failure, Iteration, Loss, Order, Reply, Scheme, Work
 from gradcode.topology import Branch
 
-_BELOW, _RECEIVED, _REPLY, _LOSS, _DEADLINE = range(-2, 3)
+_BELOW, _RECEIVED, _COMPUTED, _REPLY, _LOSS, _DEADLINE = range(-2, 4)
 _NEVER = (np.inf, _DEADLINE)
 
 
@@ -37,7 +37,7 @@ class _Hand:
     began: float = 0.0
     computed: float = 0.0
     pace: float = 0.0
-    answer: Answer | None = None  # computed beforehand
+    answer: Answer | None = None  # under way
     ticket: int = -1
     run: Run | None = None  # of an edge node that is at it
 
@@ -97,11 +97,12 @@ class Run:
     def due(self) -> tuple[float, int]:
         """When something happens here or below, and of which kind; ``inf``: never.
 
-        At equal times edge nodes come first, then what is received, then replies that come, losses, the deadline.
+        At equal times edge nodes come first, then what is received, then messages that are ready to be sent, replies
+        that come, losses, the deadline.
         """
         if self.done:
             return _NEVER
-        while self.heap and self.heap[0][1] == _REPLY and self.hands[self.heap[0][2]].ticket != self.heap[0][3]:
+        while self.heap and self.heap[0][1] != _LOSS and self.hands[self.heap[0][2]].ticket != self.heap[0][3]:
             heapq.heappop(self.heap)  # abandoned, or lost with its child
         times = [(self.inbox.due, _RECEIVED), *(event[:2] for event in self.heap[:1])]
         if self._wait.deadline is not None:
@@ -120,7 +121,10 @@ class Run:
             self._resume(Expired(self.now - self.start))
         elif kind != _RECEIVED:
             _, _, child, _ = heapq.heappop(self.heap)
-            self.inbox.put(self._lose(child) if kind == _LOSS else self._finish(child), self.now)
+            if kind == _COMPUTED:
+                self._send(child)
+            else:
+                self.inbox.put(self._lose(child) if kind == _LOSS else self._finish(child), self.now)
         while not self.done and self.inbox.due <= self.now:
             event = self.inbox.take(self.now - self.start)
             self._resume(self.station.inspection.examine(event) if isinstance(event, Reply) else event)
@@ -177,18 +181,26 @@ class Run:
         later = [other for message, other in hand.queue if message == hand.message]
         hand.load = book.load(order, later)
         hand.computed = hand.began + (hand.load * hand.pace if hand.load else 0.0)
-        sent = True
-        if order.compare is not None and order.compare.threshold is not None:
-            # Whether there is anything to send says how long it takes to say so.
-            hand.answer = book.carry_out(order, self.iteration.number, _always, later)
-            sent = hand.answer is not None and hand.answer.sent is not None
-        self._due_at(child, hand.computed + self.injected.message(order, sent))
+        open_ended = order.codec is not None or (order.compare is not None and order.compare.threshold is not None)
+        if open_ended and self.injected.link(child)[1]:
+            self._due_at(child, hand.computed, _COMPUTED)  # only the message itself says how long it is
+        else:
+            sent = None if order.hold else book.size(order)
+            self._due_at(child, hand.computed + self.injected.message(child, sent))
 
-    def _due_at(self, child: int, finish: float) -> None:
+    def _send(self, child: int) -> None:
+        """A message is ready: its bytes say when it comes."""
+        hand = self.hands[child]
+        assert hand.order is not None
+        answer, _ = self._carry_out(child, hand.order)
+        hand.answer = answer
+        self._due_at(child, self.now + self.injected.message(child, None if answer is None else answer.sent))
+
+    def _due_at(self, child: int, at: float, kind: int = _REPLY) -> None:
         hand = self.hands[child]
         hand.ticket = next(self.tickets)
-        if np.isfinite(finish):
-            heapq.heappush(self.heap, (finish, _REPLY, child, hand.ticket))
+        if np.isfinite(at):
+            heapq.heappush(self.heap, (at, kind, child, hand.ticket))
 
     def _finish(self, child: int) -> Reply | Failure:
         hand = self.hands[child]
@@ -201,10 +213,10 @@ class Run:
         if answer is None:
             return message
         payload = self.station.books[child].payload(order, answer.sent)
-        return Reply(order, payload, self.now - self.start, answer.statistics, answer.change)
+        return Reply(order, payload, self.now - self.start, answer.statistics, answer.change, answer.clipped)
 
     def _answer(self, child: int, order: Order) -> tuple[Answer | None, Failure]:
-        hand, book, node = self.hands[child], self.station.books[child], self.station.nodes[child]
+        hand, node = self.hands[child], self.station.nodes[child]
         if node is not None:
             assert hand.run is not None
             if hand.run.error is not None:
@@ -219,6 +231,10 @@ class Run:
         if hand.answer is not None:
             answer, hand.answer = hand.answer, None
             return answer, _UNUSED
+        return self._carry_out(child, order)
+
+    def _carry_out(self, child: int, order: Order) -> tuple[Answer | None, Failure]:
+        hand, book = self.hands[child], self.station.books[child]
         later = [other for message, other in hand.queue if message == hand.message]
         try:
             return book.carry_out(order, self.iteration.number, _always, later), _UNUSED
@@ -252,7 +268,8 @@ class Run:
             assert hand.order is not None
             self._count(child)
             hand.computed = run.now
-            self._due_at(child, hand.computed + self.injected.message(hand.order))
+            size = self.station.books[child].size(hand.order)
+            self._due_at(child, hand.computed + self.injected.message(child, size))
 
     def _count(self, child: int) -> None:
         """An edge node has ended, and with it the computing of its workers."""

@@ -34,6 +34,7 @@ class Answer:
     sent: int | None
     statistics: Floats
     change: float = float("nan")
+    clipped: int = 0
 
 
 class Rows(Protocol):
@@ -343,10 +344,12 @@ class OrderBook:
             read = self.memory.read(order.row, order.memory)[start:stop] if known else torch.zeros_like(written)
         size, begin = order.codec.size(stop - start, vector.element_size()), self._begin_of(order)
         key = (self.seed, number, self.worker)
+        count = getattr(order.codec, "clipped", None)
+        clipped = 0 if count is None else count(part, read)
         sent = order.codec.encode(part, row[begin : begin + size], read, written, key)
         # A bool is an int in Python, but True is not one byte.
         bytes_sent = (size if sent else None) if isinstance(sent, bool) else sent
-        return Answer(order, bytes_sent, statistics, change)
+        return Answer(order, bytes_sent, statistics, change, clipped)
 
     def _begin_of(self, order: Order) -> int:
         """The byte of its row at which the answer begins."""

@@ -21,6 +21,14 @@ class _Compressing:
         """Bytes of a message, at most."""
         return self.compressor.size(length, itemsize)
 
+    def clipped(self, vector: Tensor, memory: Tensor | None) -> int:
+        """How many coordinates the compressor clips of what is compressed where ``vector`` is encoded."""
+        return self.compressor.clipped(self._given(vector, memory)) if self.compressor.clips else 0
+
+    def _given(self, vector: Tensor, memory: Tensor | None, out: Tensor | None = None) -> Tensor:
+        """What the compressor is given: written into ``out`` (None: a new vector) if it is not ``vector`` itself."""
+        return vector
+
 
 @dataclass(frozen=True)
 class Plain(_Compressing):
@@ -65,12 +73,16 @@ class ErrorFeedback(_Compressing):
     ) -> int:
         """Writes the message of C(a) and remembers a − C(a); its bytes."""
         assert memory is not None and remembered is not None
-        whole = _wide(remembered)
-        whole.copy_(vector).add_(memory, alpha=self.ratio)
+        whole = self._given(vector, memory, _wide(remembered))
         used = self.compressor.compress(whole, out, key)
         self.compressor.add([out[:used]], [-1.0], whole)
         _keep(whole, remembered)
         return used
+
+    def _given(self, vector: Tensor, memory: Tensor | None, out: Tensor | None = None) -> Tensor:
+        assert memory is not None
+        whole = _wide(memory.new_empty(memory.shape)) if out is None else out
+        return whole.copy_(vector).add_(memory, alpha=self.ratio)
 
 
 @dataclass(frozen=True)
@@ -101,13 +113,17 @@ class Differences(_Compressing):
     ) -> int:
         """Writes the message of C(g − h) and remembers h + rate·C(g − h); its bytes."""
         assert memory is not None and remembered is not None
-        whole = _wide(remembered)
-        whole.copy_(vector).sub_(memory)
+        whole = self._given(vector, memory, _wide(remembered))
         used = self.compressor.compress(whole, out, key)
         whole.copy_(memory)
         self.compressor.add([out[:used]], [self.rate], whole)
         _keep(whole, remembered)
         return used
+
+    def _given(self, vector: Tensor, memory: Tensor | None, out: Tensor | None = None) -> Tensor:
+        assert memory is not None
+        whole = _wide(memory.new_empty(memory.shape)) if out is None else out
+        return whole.copy_(vector).sub_(memory)
 
 
 def _wide(remembered: Tensor) -> Tensor:

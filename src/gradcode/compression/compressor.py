@@ -26,6 +26,15 @@ class Compressor(ABC):
     def unbiased(self) -> bool:
         """Whether E C(x) = x for every x."""
 
+    @property
+    def clips(self) -> bool:
+        """Whether coordinates beyond a bound are clipped to it."""
+        return False
+
+    def clipped(self, vector: Tensor) -> int:
+        """How many coordinates of ``vector`` are."""
+        return 0
+
     @abstractmethod
     def size(self, length: int, itemsize: int) -> int:
         """Bytes of the message of ``length`` coordinates of ``itemsize`` bytes, at most."""

@@ -28,7 +28,7 @@ class OneBit(Compressor):
     - "linf": r = max_j |x_j|, the least variance.
     - "l2": r = ‖x‖₂, so that the variance is (L − 1)‖x‖².
     - "fixed": r = ``bound`` on both ends, and is not sent. Coordinates beyond it are clipped, which is a bias:
-      :meth:`clipped` counts them.
+      :meth:`clipped` counts them, as do reports.
 
     A coordinate has 16 random bits of its own, and 8 that all of a message share: its mean is right to 2⁻²² r. x = 0 is
     sent as r = 0 and decoded to 0, as is what has r < 1e-33.
@@ -56,7 +56,11 @@ class OneBit(Compressor):
 
     @property
     def unbiased(self) -> bool:
-        return self.range != "fixed"
+        return not self.clips
+
+    @property
+    def clips(self) -> bool:
+        return self.range == "fixed"
 
     def size(self, length: int, itemsize: int) -> int:
         return self._head + -(-length // 8)

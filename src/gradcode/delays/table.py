@@ -276,30 +276,30 @@ class DelayTable:
     def __reduce__(self) -> tuple[Any, ...]:
         return (DelayTable.from_array if self._sampler is None else DelayTable, self._recipe)
 
-    def compute(self, iteration: int) -> Floats:
-        """(N, stages) seconds per unit of load, read-only; inf: never answers in this iteration."""
-        rows, i = self._find(iteration)
-        return np.asarray(rows.compute[i])
-
-    def communicate(self, iteration: int, bytes: npt.ArrayLike = 0.0) -> Floats:
-        """(N,) seconds of one reply of ``bytes`` (a scalar or (N,)) from each worker.
+    def at(self, iteration: int) -> Rows:
+        """One iteration: (N, stages) seconds per unit of load, and the links' states, (N,), (E,) and (N,).
 
         An iteration has one state of the links: the same latency and number of attempts for all its replies.
         """
         rows, i = self._find(iteration)
-        size = per_worker("bytes", bytes, self.workers)
-        return LinkState(rows.link.fixed[i], rows.link.per_byte[i]).seconds(size)
+        link, edges, relay = (LinkState(own.fixed[i], own.per_byte[i]) for own in rows[1:])
+        return Rows(rows.compute[i], link, edges, relay)
+
+    def compute(self, iteration: int) -> Floats:
+        """(N, stages) seconds per unit of load, read-only; inf: never answers in this iteration."""
+        return np.asarray(self.at(iteration).compute)
+
+    def communicate(self, iteration: int, bytes: npt.ArrayLike = 0.0) -> Floats:
+        """(N,) seconds of one reply of ``bytes`` (a scalar or (N,)) from each worker."""
+        return self.at(iteration).link.seconds(per_worker("bytes", bytes, self.workers))
 
     def uplink(self, iteration: int, bytes: npt.ArrayLike = 0.0) -> Floats:
         """(E,) seconds of one message of ``bytes`` from each edge node to the node above it."""
-        rows, i = self._find(iteration)
-        return LinkState(rows.edges.fixed[i], rows.edges.per_byte[i]).seconds(np.asarray(bytes, dtype=float))
+        return self.at(iteration).edges.seconds(np.asarray(bytes, dtype=float))
 
     def relay(self, iteration: int, bytes: npt.ArrayLike = 0.0) -> Floats:
         """(N,) seconds that a reply of each worker takes from edge node to edge node, where those only pass it on."""
-        rows, i = self._find(iteration)
-        size = per_worker("bytes", bytes, self.workers)
-        return LinkState(rows.relay.fixed[i], rows.relay.per_byte[i]).seconds(size)
+        return self.at(iteration).relay.seconds(per_worker("bytes", bytes, self.workers))
 
     def window(self, start: int, stop: int, bytes: npt.ArrayLike = 0.0) -> tuple[Floats, Floats]:
         """Iterations from ``start`` to before ``stop``: compute (…, N, stages) and communicate (…, N)."""

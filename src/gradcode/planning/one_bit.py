@@ -41,23 +41,30 @@ def second_moment(
     >>> second_moment([[3.0, 4.0], [3.0, 4.0]], 0.5, "l2")
     37.5
     """
+    return float(moments(messages, straggling, range, bound))
+
+
+def moments(
+    messages: npt.ArrayLike, straggling: float | Sequence[float], range: Range | None, bound: float | None
+) -> Floats:
+    """The :func:`second_moment` of messages (..., N, D), (...)."""
     h = np.asarray(messages, dtype=np.float64)
-    p = np.broadcast_to(np.asarray(straggling, dtype=np.float64), len(h))
-    squares = (h**2).sum(axis=1)
+    p = np.broadcast_to(np.asarray(straggling, dtype=np.float64), h.shape[-2])
+    squares = (h**2).sum(axis=-1)
     found = p * (1 - p) * squares
     if range is not None:
-        found = found + (1 - p) * (h.shape[1] * _ranges(h, range, bound) ** 2 - squares)
-    return float(found.sum())
+        found = found + (1 - p) * (h.shape[-1] * _ranges(h, range, bound) ** 2 - squares)
+    return np.asarray(found.sum(axis=-1))
 
 
 def _ranges(h: Floats, range: Range, bound: float | None) -> Floats:
     if range == "linf":
-        return np.asarray(np.abs(h).max(axis=1, initial=0.0))
+        return np.asarray(np.abs(h).max(axis=-1, initial=0.0))
     if range == "l2":
-        return np.asarray(np.linalg.norm(h, axis=1))
+        return np.asarray(np.linalg.norm(h, axis=-1))
     if range != "fixed" or bound is None:
         raise ValueError(f'range={range!r}, bound={bound!r} must be "linf", "l2", or "fixed" with a bound')
-    return np.full(len(h), float(bound))
+    return np.full(h.shape[:-1], float(bound))
 
 
 def mean_squares(gradients: npt.ArrayLike, workers: int, replication: int, straggling: float) -> float:
@@ -133,6 +140,57 @@ def noise(
     return Noise(factor * (1 / replication - 1 / workers) * squares, factor / workers)
 
 
+def noise_along(
+    messages: npt.ArrayLike,
+    straggling: float | Sequence[float],
+    range: Range | None = None,
+    bound: float | None = None,
+) -> Noise:
+    """The largest second moment along a path, for every range and every allocation: V0 with V1 = 0.
+
+    :func:`noise` knows the path by Σ_k‖g_k‖² alone, and so needs pairwise balance and the range ``"l2"``; where the
+    messages themselves are at hand, this is what they allow.
+
+    Args:
+        messages: h_i, (..., N, D) for all iterations, of several runs perhaps, with the weights 1/(1 − p_i).
+        straggling, range, bound: as of :func:`second_moment`. Nothing may be clipped to ``bound``: the bounds are of
+            gradients that are right on average.
+
+    Raises:
+        ValueError: ``range`` is unknown, ``"fixed"`` without a bound, or messages are beyond it.
+    """
+    h = np.asarray(messages, dtype=np.float64)
+    largest = float(np.abs(h).max())
+    if range == "fixed" and bound is not None and largest > bound:
+        raise ValueError(f"bound={bound!r} must be at least the largest coordinate {largest:.6g}: clipping is a bias")
+    return Noise(float(moments(h, straggling, range, bound).max()), 0.0)
+
+
+def decaying_ball(square: float, convexity: float, iterations: int) -> float:
+    """Bound of E‖θ^T − θ*‖² for µ-strongly convex losses and γ_t = 1/(µt), t = 1, ..., T: 4G²/(µ²T).
+
+    Source: RECONSTRUCTED (one_bit.md 6.2). ``square``: G² ≥ E‖ĝ‖² = E‖ĝ − ∇F‖² + ‖∇F‖² along the path.
+    """
+    return 4 * square / (convexity**2 * iterations)
+
+
+def memory_bound(step: float, largest: npt.ArrayLike, error_factor: float) -> Floats:
+    """Bound of E‖e_i‖², whatever p is: 2δ(1 + δ)γ²H_i²/(1 − δ)² (one_bit.md 10, RECONSTRUCTED).
+
+    Args:
+        step: γ.
+        largest: H_i ≥ ‖h_i‖ along the path, (N,).
+        error_factor: δ of the compressor, below 1.
+
+    Raises:
+        ValueError: δ is not in [0, 1).
+    """
+    if not 0 <= error_factor < 1:
+        raise ValueError(f"error_factor={error_factor!r} must be in [0, 1)")
+    h = np.asarray(largest, dtype=np.float64)
+    return np.asarray(2 * error_factor * (1 + error_factor) * (step * h) ** 2 / (1 - error_factor) ** 2)
+
+
 def feedback_bound(
     step: float,
     smoothness: float,
@@ -144,8 +202,7 @@ def feedback_bound(
 ) -> float:
     """Bound of (1/T)·Σ E‖∇F‖² with error feedback, γ ≤ 1/(2L) (one_bit.md 10, RECONSTRUCTED).
 
-    4·(F(θ⁰) − F*)/(γT) + 2LγV + 2L²·N·Σ_i E‖e_i‖², with V = p(1 − p)·Σ_i H_i² and E‖e_i‖² ≤
-    2δ(1 + δ)γ²H_i²/(1 − δ)².
+    4·(F(θ⁰) − F*)/(γT) + 2LγV + 2L²·N·Σ_i E‖e_i‖², with V = p(1 − p)·Σ_i H_i² and the :func:`memory_bound`.
 
     Args:
         step: γ.
@@ -161,11 +218,9 @@ def feedback_bound(
     """
     if not 0 < step <= 0.5 / smoothness:
         raise ValueError(f"step={step!r} must be positive and at most 1/(2L) = {0.5 / smoothness:.6g}")
-    if not 0 <= error_factor < 1:
-        raise ValueError(f"error_factor={error_factor!r} must be in [0, 1)")
     h = np.asarray(largest, dtype=np.float64)
+    memories = float(memory_bound(step, h, error_factor).sum())
     variance = straggling * (1 - straggling) * float((h**2).sum())
-    memories = 2 * error_factor * (1 + error_factor) * step**2 * float((h**2).sum()) / (1 - error_factor) ** 2
     return float(
         4 * gap / (step * iterations) + 2 * smoothness * step * variance + 2 * smoothness**2 * len(h) * memories
     )

@@ -27,6 +27,7 @@ _PLAIN = (
     "uploads",
     "notices",
     "downloads",
+    "clipped",
     "computations",
     "overruns",
     "order_statistic",

@@ -101,6 +101,8 @@ class Progress:
             if counts:
                 most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:4]
                 parts.append(f"{name} " + ", ".join(f"{worker} ({count}x)" for worker, count in most))
+        if self._summary.clipped:
+            parts.append(f"{self._summary.clipped} coordinates clipped")
         if (left := self._left(report)) is not None:
             parts.append(f"{seconds(left)} left")
         return ", ".join(parts)

@@ -55,7 +55,7 @@ class WaitingForAll:
         return float(self._uncoded.duration(compute, communicate)[0])
 
 
-_COUNTED = ("bytes_up", "bytes_down", "uploads", "notices", "downloads", "computations", "overruns")
+_COUNTED = ("bytes_up", "bytes_down", "uploads", "notices", "downloads", "clipped", "computations", "overruns")
 
 
 class Summary:
@@ -95,7 +95,7 @@ class Summary:
             for worker in values.get(name, ()):  # a file of before may lack one
                 counts[worker] = counts.get(worker, 0) + 1
         for name in self._totals:
-            self._totals[name] += values[name]
+            self._totals[name] += values.get(name, 0)
         for name in self._bounds:
             self._bounds[name] += math.nan if values[name] is None else values[name]
         self._inexact += not values["exact"]
@@ -114,6 +114,11 @@ class Summary:
         if not self.waiting_for_all:
             return 0.0
         return 1.0 - self.time / self.waiting_for_all
+
+    @property
+    def clipped(self) -> int:
+        """Coordinates that codecs of a fixed range have clipped."""
+        return int(self._totals["clipped"])
 
     @property
     def overruns(self) -> float:

@@ -37,7 +37,8 @@ class StochasticSum(RowScheme):
     Args:
         code: whose rows are the h_i, each partition's coefficients adding up to 1: :func:`gradcode.codes.stochastic`.
         straggling: p, one number or (N,), in [0, 1). None: 1 − quorum/N, N being those that hold something, or, with a
-            deadline, 1 − the share of them that has answered so far, which is right in the long run only.
+            deadline, 1 − the share of them that has answered so far. Such an estimate is unbiased in the long run only
+            (one_bit.md 15): it begins with p = 0, and there is a warning.
         quorum: answers that end an iteration; None: those of all.
         deadline: seconds after which an iteration ends; None: none. If nothing has arrived, the first answer does.
 
@@ -69,7 +70,7 @@ class StochasticSum(RowScheme):
         self.straggling: Floats = np.zeros(self.workers)  # p of this iteration
         self._iterations = 0
         self._answers = np.zeros(self.workers, dtype=np.int64)  # iterations in which each has answered
-        self._warned = False
+        self._warned = self._told = False
         self._estimate()
 
     def __repr__(self) -> str:
@@ -82,8 +83,22 @@ class StochasticSum(RowScheme):
     def fixed_weights(self) -> Floats:
         return np.asarray(1 / (1 - self.straggling))
 
+    @property
+    def estimated(self) -> bool:
+        """Whether p is estimated from who has answered so far."""
+        return self._given is None and self.deadline is not None
+
     def start(self, iteration: Iteration) -> Sequence[Action]:
         self._estimate()
+        if self.estimated and not self._told:
+            self._told = True
+            warnings.warn(
+                f"straggling= is not given and {self!r} has a deadline, so it is estimated from who has answered so "
+                f"far (now {_shown(self.straggling)}): gradients are right on average in the long run only, those of "
+                f"the first iterations are biased. If it is known, give it",
+                GradcodeWarning,
+                stacklevel=2,
+            )
         return super().start(iteration)
 
     def suffice(self, arrived: set[int], iteration: Iteration) -> bool:
@@ -112,7 +127,7 @@ class StochasticSum(RowScheme):
     def _estimate(self) -> None:
         if self._given is not None:
             self.straggling = self._given
-        elif self.deadline is None:
+        elif not self.estimated:
             self.straggling = np.full(self.workers, 1 - self._fewest / self._asked.sum())
         elif self._iterations:
             share = self._answers.sum() / (self._iterations * self._asked.sum())
