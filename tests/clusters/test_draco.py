@@ -53,11 +53,10 @@ class Trial:
                 theta.data -= 0.1 * theta.grad
 
 
-# Of all sizes where workers cost little to start; on Ray real and packed messages of few workers.
+# Several sizes, real and packed, where workers cost little to start; on Ray few.
 FEW: list[tuple[str, tuple[int, int], dict[int, str]]] = [
     ("repetition", (3, 1), {1: "negated"}),
     ("cyclic", (3, 1), {2: "scaled"}),
-    ("cyclic", (4, 1), {3: "constant"}),
 ]
 MANY: list[tuple[str, tuple[int, int], dict[int, str]]] = [
     ("repetition", (6, 1), {4: "negated"}),

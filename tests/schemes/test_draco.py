@@ -51,13 +51,14 @@ class Trial:
         self.arrived: list[int] = []
 
     def _row(self, order: Order) -> torch.Tensor:
+        held = list(order.combination)
+        coefficients = torch.tensor(list(order.combination.values()), dtype=torch.complex128)
         if not self.scheme.layout.packed:
-            return sum((float(c.real) * self.gradients[j] for j, c in order.combination.items()), torch.zeros(LENGTH))  # type: ignore[union-attr]
+            return coefficients.real.to(self.dtype) @ self.gradients[held]
         half = (LENGTH + 1) // 2
-        padded = torch.nn.functional.pad(self.gradients, (0, 2 * half - LENGTH)).double()
-        whole = torch.complex(padded[:, :half], padded[:, half:])
-        row = sum(complex(c) * whole[j] for j, c in order.combination.items())  # type: ignore[arg-type]
-        return torch.cat([row.real, row.imag]).to(self.dtype)  # type: ignore[union-attr]
+        padded = torch.nn.functional.pad(self.gradients[held], (0, 2 * half - LENGTH)).double()
+        row = coefficients @ torch.complex(padded[:, :half], padded[:, half:])
+        return torch.cat([row.real, row.imag]).to(self.dtype)
 
     def lie(self, who: Iterable[int], lie: str) -> None:
         for worker in who:

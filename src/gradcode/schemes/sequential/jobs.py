@@ -35,7 +35,11 @@ class Sequential(ABC, Generic[Job]):
         workers: N.
         delay: T.
         patience: μ.
-        layout: of the scheme, without what is kept.
+        packed: whether messages are complex; see :class:`gradcode.protocol.Layout`.
+        orders: of a worker in an iteration, at most.
+
+    Raises:
+        ValueError: ``patience`` is negative or infinite.
     """
 
     partitions: int
@@ -70,7 +74,7 @@ class Sequential(ABC, Generic[Job]):
     @property
     @abstractmethod
     def load(self) -> float:
-        """The largest share of the data that a worker computes on in an iteration in which nothing is done again."""
+        """The largest share of the data that a worker computes on in an iteration, where nothing is done again."""
 
     @abstractmethod
     def _begin(self, occasion: Occasion) -> Job:
