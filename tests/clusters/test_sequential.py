@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import gradcode
-from clusters.zoo import CLUSTERS, cnn, decoded, images, plain_gradients, relative_error, straggling
+from clusters.zoo import CLUSTERS, decoded, images, plain_gradients, relative_error, straggling
 from gradcode import schemes
 from gradcode.delays import DelayTable
 from gradcode.errors import Shortfall
@@ -36,11 +36,19 @@ CASES: dict[str, tuple[Callable[[], Any], list[tuple[int, ...]]]] = {
 }
 
 
+def network(dtype: torch.dtype) -> nn.Module:
+    """Small, with dropout; an odd number of parameters, so that packing must pad."""
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Dropout(0.3), nn.Tanh(), nn.Linear(4, 5))
+    assert sum(parameter.numel() for parameter in model.parameters()) % 2 == 1
+    return model.to(dtype)
+
+
 def train(
     kind: str, scheme: Any, delays: DelayTable, iterations: int, dtype: torch.dtype = torch.float32, **options: Any
 ) -> Any:
     """(reports, relative errors of the gradients that are due, how often rows were repeated)."""
-    model, dataset = cnn(dtype), images(dtype=dtype)
+    model, dataset = network(dtype), images(dtype=dtype)
     sampling = Sampling(len(dataset), scheme.partitions, 48, 3)
     reports: list[gradcode.Report] = []
     before: list[nn.Module] = []

@@ -221,7 +221,7 @@ def test_more_who_lie_of_the_loss_than_adversaries_are_an_error(kind: Any) -> No
 # Tolerances
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.sampled_from([1e-6, 1e-3]), st.sampled_from([0.0, 2.0, 50.0, 1e9]))
 def test_copies_that_differ_by_rounding(seed: int, tolerance: float, lie: float) -> None:
     """Honest ones at most half a tolerance off are never named, and what is used is within a tolerance of one."""
