@@ -55,8 +55,8 @@ class SelectiveRepetition(Sequential[_Job]):
     Raises:
         ValueError: an argument is out of its range.
 
-    >>> SelectiveRepetition(workers=8, burst=1, window=2, stragglers=4).code
-    fractional_repetition(workers=8, stragglers=2, partitions=8)
+    >>> SelectiveRepetition(workers=4, burst=1, window=2, stragglers=2).load
+    0.5
     """
 
     def __init__(
