@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -45,7 +47,13 @@ def network(dtype: torch.dtype) -> nn.Module:
 
 
 def train(
-    kind: str, scheme: Any, delays: DelayTable, iterations: int, dtype: torch.dtype = torch.float32, **options: Any
+    kind: str,
+    scheme: Any,
+    delays: DelayTable,
+    iterations: int,
+    dtype: torch.dtype = torch.float32,
+    after: Callable[[int, Any], object] = lambda number, cluster: None,
+    **options: Any,
 ) -> Any:
     """(reports, relative errors of the gradients that are due, how often rows were repeated)."""
     model, dataset = network(dtype), images(dtype=dtype)
@@ -53,13 +61,14 @@ def train(
     reports: list[gradcode.Report] = []
     before: list[nn.Module] = []
     errors, repeated = [], 0
+    cluster = CLUSTERS[kind](scheme.workers, delays=delays, **options)
     with gradcode.Session(
         model,
         nn.CrossEntropyLoss(),
         dataset,
         48,
         scheme,
-        CLUSTERS[kind](scheme.workers, delays=delays, **options),
+        cluster,
         3,
         listeners=[reports.append],
     ) as session:
@@ -77,6 +86,7 @@ def train(
             with torch.no_grad():
                 for parameter in model.parameters():
                     parameter -= 0.5 * parameter.grad
+            after(number, cluster)
     return reports, errors, repeated
 
 
@@ -126,3 +136,16 @@ def test_a_worker_of_whom_something_is_due_and_who_is_gone_is_a_shortfall() -> N
     table = DelayTable.from_array([[1.0] * 3, [np.inf, 1.0, 1.0], [np.inf, 1.0, 1.0]])
     with pytest.raises(Shortfall, match="iteration 2 never ends"):
         train("simulated", CASES["multiplexed"][0](), table, 3)
+
+
+@pytest.mark.parametrize("name", ["repetition", "multiplexed"])
+def test_a_killed_worker_costs_no_gradient(name: str) -> None:
+    """0 is killed after every second iteration, and finds what it needs of earlier ones when it is back."""
+
+    def kill(number: int, cluster: Any) -> None:
+        if number % 2:
+            os.kill(cluster.pids[0], signal.SIGKILL)
+
+    table = DelayTable.from_array(np.full((6, 3), 0.02))
+    reports, errors, _ = train("local", CASES[name][0](), table, 6, after=kill)
+    assert max(errors) < 1e-5 and any(0 in report.lost for report in reports)
