@@ -213,6 +213,10 @@ def test_short_messages_in_a_configuration(config: Path) -> None:
             'name="sequential", burst=1, window=2, stragglers=2',
             "sequential(workers=4, burst=1, window=2, stragglers=2)",
         ),
+        (
+            'name="sequential", burst=1, window=2, stragglers=1, kind="multiplexed"',
+            "sequential(workers=4, burst=1, window=2, stragglers=1, kind='multiplexed')",
+        ),
     ],
 )
 def test_other_schemes_in_a_configuration(config: Path, table: str, shown: str) -> None:

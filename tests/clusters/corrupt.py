@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradcode.protocol import Action, Floats, Reply
 from gradcode.training import LeastSquares
+from gradcode.training.objective import LossFunction, ModelObjective
+from gradcode.training.sampling import Sampling
 
 LENGTH = 9
 
@@ -49,6 +51,25 @@ class Corrupt(LeastSquares):
     def finish(self, out: Tensor) -> None:
         super().finish(out)
         out[: self.length] = lied(self._lie, out[: self.length])
+
+
+class LiesOfBuffers(ModelObjective):
+    """A model of whose buffers the workers ``liars`` say something else, and of nothing else."""
+
+    def __init__(
+        self, model: nn.Module, loss_fn: LossFunction, dataset: Any, sampling: Sampling, liars: Collection[int]
+    ) -> None:
+        super().__init__(model, loss_fn, dataset, sampling)
+        self._liars, self._lies = set(liars), False
+
+    def bind(self, parameters: Tensor, buffers: Tensor, worker: int) -> None:
+        super().bind(parameters, buffers, worker)
+        self._lies = worker in self._liars
+
+    def accumulate(self, number: int, partition: int, *rest: Any, **named: Any) -> Floats:
+        statistics = super().accumulate(number, partition, *rest, **named)
+        statistics[1 : 1 + self.buffers] += 100.0 * self._lies
+        return statistics
 
 
 class Intercepted:

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import gradcode
-from clusters.corrupt import Corrupt, Intercepted
+from clusters.corrupt import Corrupt, Intercepted, LiesOfBuffers
 from clusters.zoo import CLUSTERS, cnn, decoded, images, plain_gradients, relative_error
 from gradcode import schemes
 from gradcode.delays import DelayTable
@@ -52,15 +53,21 @@ class Trial:
                 theta.data -= 0.1 * theta.grad
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "lies"),
-    [
-        ("repetition", (6, 1), {4: "negated"}),
-        ("repetition", (6, 1), {0: "constant", 1: "scaled"}),  # one in each group, which is more than is promised
-        ("cyclic", (7, 2), {2: "scaled", 5: "negated"}),
-        ("cyclic", (6, 1), {3: "constant"}),
-    ],
-)
+# Several sizes, real and packed, where workers cost little to start; on Ray few.
+FEW: list[tuple[str, tuple[int, int], dict[int, str]]] = [
+    ("repetition", (3, 1), {1: "negated"}),
+    ("cyclic", (3, 1), {2: "scaled"}),
+]
+MANY: list[tuple[str, tuple[int, int], dict[int, str]]] = [
+    ("repetition", (6, 1), {4: "negated"}),
+    ("repetition", (6, 1), {0: "constant", 1: "scaled"}),  # one in each group, which is more than is promised
+    ("cyclic", (7, 2), {2: "scaled", 5: "negated"}),
+    ("cyclic", (6, 1), {3: "constant"}),
+]
+SIZES = [(kind, *own) for kind in ("simulated", "local") for own in MANY] + [("ray", *own) for own in FEW]
+
+
+@pytest.mark.parametrize(("kind", "name", "arguments", "lies"), SIZES, indirect=["kind"])
 def test_corrupt_workers_are_named_and_not_believed(
     kind: str, name: Any, arguments: tuple[int, int], lies: dict[int, str]
 ) -> None:
@@ -75,15 +82,16 @@ def test_corrupt_workers_are_named_and_not_believed(
 @pytest.mark.parametrize("name", ["repetition", "cyclic"])
 def test_float32_and_early_ends(kind: str, name: Any) -> None:
     """Without an audit whoever is named is one who lies, and the gradient is right all the same."""
-    lies = {1: "scaled"}
-    trial = Trial(kind, schemes.draco(6, 1, name), lies, dtype=torch.float32)
+    lies, workers = {1: "scaled"}, 3 if kind == "ray" else 6
+    trial = Trial(kind, schemes.draco(workers, 1, name), lies, dtype=torch.float32)
     assert max(trial.errors) < 1e-5
     assert all(set(report.corrupt) <= set(lies) and report.exact for report in trial.reports)
 
 
-def test_a_lie_about_the_loss_is_not_heard(kind: str) -> None:
-    """Repetition compares what is said beside the gradient, too."""
-    trial = Trial(kind, schemes.draco(3, 1, dtype="float64", audit=True), {0: "loss"})
+@pytest.mark.parametrize("name", ["repetition", "cyclic"])
+def test_a_lie_about_the_loss_is_not_heard(kind: str, name: Any) -> None:
+    """What is said beside the gradient is compared, too."""
+    trial = Trial(kind, schemes.draco(3, 1, name, dtype="float64", audit=True), {0: "loss"})
     assert [report.corrupt for report in trial.reports] == [(0,)] * ITERATIONS
     if kind != "simulated":  # there it is altered after the cluster has booked it
         assert [report.loss for report in trial.reports] == pytest.approx(trial.losses, rel=1e-12)
@@ -106,6 +114,29 @@ def test_liars_beside_stragglers(kind: str, name: Any, arguments: tuple[int, int
     assert max(trial.errors) < 1e-11
     assert all(set(report.corrupt) <= set(lies) for report in trial.reports)
     assert all(set(report.refused) <= {1} for report in trial.reports)
+
+
+@pytest.mark.parametrize("name", ["repetition", "cyclic"])
+def test_a_lie_about_buffers_spoils_none(name: Any) -> None:
+    """The running mean and variance of a BatchNorm are those of a training without liars, loss and gradient beside."""
+    found = []
+    for lies in ((), (1,)):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)).double()
+        generator = torch.Generator().manual_seed(1)
+        dataset = TensorDataset(torch.randn(48, 4, generator=generator).double(), torch.arange(48) % 2)
+        scheme = schemes.draco(4 if name == "cyclic" else 3, 1, name, dtype="float64", audit=True)
+        sampling = Sampling(48, scheme.partitions, 24, 0)
+        objective = LiesOfBuffers(model, nn.CrossEntropyLoss(), dataset, sampling, lies)
+        reports: list[gradcode.Report] = []
+        cluster = gradcode.LocalCluster(scheme.workers)
+        with gradcode.Session.of(objective, scheme, cluster, listeners=[reports.append]) as session:
+            for number in range(2):
+                gradcode.Step(session, number).backward()
+        assert [report.corrupt for report in reports] == [lies] * 2
+        found.append([*(buffer.double() for buffer in model.buffers()), decoded(model)])
+    assert all(torch.allclose(own, other, rtol=1e-12, atol=1e-12) for own, other in zip(*found, strict=True))
+    assert float(found[0][0].abs().max()) > 1e-3  # the running mean has moved
 
 
 def test_contradictions_are_an_error_of_the_training(kind: str) -> None:
@@ -135,6 +166,7 @@ def test_a_killed_worker_is_back_and_still_found_out() -> None:
 def test_replicas_of_a_network_send_the_same_bits(kind: str) -> None:
     """Dropout, convolutions and two partitions each: equal without any tolerance, so that nobody is named."""
     model, reference, dataset = cnn(), cnn(), images()
+    workers = 3 if kind == "ray" else 6
     sampling = Sampling(len(dataset), 8, 48, 3)
     reports: list[gradcode.Report] = []
     with gradcode.Session(
@@ -142,8 +174,8 @@ def test_replicas_of_a_network_send_the_same_bits(kind: str) -> None:
         nn.CrossEntropyLoss(),
         dataset,
         48,
-        schemes.draco(6, 1, partitions=8, audit=True),
-        CLUSTERS[kind](6),
+        schemes.draco(workers, 1, partitions=8, audit=True),
+        CLUSTERS[kind](workers),
         3,
         listeners=[reports.append],
     ) as session:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -12,72 +11,8 @@ import torch
 import gradcode
 from gradcode import codes, schemes
 from gradcode.delays import DelayTable
-from gradcode.protocol import Combination, Iteration, Keep, Order, Reply
-from gradcode.schemes import SelectiveRepetition
 from gradcode.training import LeastSquares
-
-LENGTH = 3
-
-
-class Rounds:
-    """Drives a scheme through iterations; the partitions' gradients of each are random numbers."""
-
-    def __init__(self, scheme: SelectiveRepetition) -> None:
-        self.scheme, self.number, self.waited = scheme, 0, 0
-        self.repeated = 0
-        self.target = Combination(dict.fromkeys(range(scheme.partitions), 1.0))
-
-    def gradients(self, number: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(number)
-        return torch.randn(self.scheme.partitions, LENGTH, generator=generator, dtype=torch.float64)
-
-    def go(self, stragglers: Collection[int]) -> torch.Tensor:
-        """One iteration: the stragglers answer after the others and the deadline, as far as they are waited for."""
-        scheme, everybody = self.scheme, range(self.scheme.workers)
-        sizes = np.ones(scheme.partitions, dtype=np.int64)
-        keep, *orders = scheme.start(Iteration(self.number, self.number, self.target, tuple(everybody), sizes))
-        assert isinstance(keep, Keep) and keep.vector is None
-        rows = torch.full((scheme.workers, LENGTH), torch.nan, dtype=torch.float64)
-        assert [order.worker for order in orders if isinstance(order, Order)] == list(everybody)
-        for order in sorted(orders, key=lambda order: order.worker in stragglers):  # type: ignore[union-attr]
-            assert isinstance(order, Order)
-            late = order.worker in stragglers
-            if late and not scheme.done:
-                scheme.expire()
-            if scheme.done:
-                break
-            self.waited += late
-            at = self.number if order.at is None else order.at.number
-            assert at == self.number or (at == self.number - scheme.burst and order.worker in scheme.repeating)
-            rows[order.worker] = sum(c * self.gradients(at)[j] for j, c in order.combination.items())  # type: ignore[misc]
-            scheme.receive(Reply(order, torch.zeros(1, dtype=torch.uint8), 2.0 if late else 1.0, np.zeros((1, 1))))
-        assert scheme.done and scheme.deadline == 2.0
-        self.repeated += len(scheme.repeating)
-        out = torch.full((LENGTH,), torch.nan, dtype=torch.float64)
-        scheme.gradient(rows, out)
-        self.number += 1
-        return out
-
-
-def conforming(rng: np.random.Generator, workers: int, burst: int, window: int, most: int, rounds: int) -> np.ndarray:
-    """(rounds, N) who straggles: as many as are drawn and the (B, W, λ)-bursty model allows, round by round."""
-    pattern = np.zeros((rounds, workers), dtype=bool)
-
-    def allowed(number: int, worker: int) -> bool:
-        for begin in range(max(0, number - window + 1), number + 1):
-            part = pattern[begin : begin + window]
-            own = np.flatnonzero(part[:, worker])
-            if part.any(axis=0).sum() > most or own[-1] - own[0] >= burst:
-                return False
-        return True
-
-    for number in [*rng.permutation(rounds), *rng.permutation(rounds)]:
-        for worker in rng.permutation(workers)[: rng.integers(workers + 1)]:
-            if not pattern[number, worker]:
-                pattern[number, worker] = True
-                pattern[number, worker] = allowed(number, worker)
-    return pattern
-
+from schemes.rounds import Rounds, conforming
 
 SETS = [(4, 1, 2, 2), (6, 1, 3, 4), (8, 2, 3, 4), (8, 2, 5, 5), (9, 3, 4, 5), (8, 1, 2, 7)]
 
@@ -174,7 +109,7 @@ def test_what_cannot_be_is_refused(arguments: tuple[Any, ...], message: str) -> 
 
 def test_duration_is_the_simulation_where_nothing_is_repeated() -> None:
     scheme, rng = schemes.sequential(4, 1, 2, 2, patience=0.5), np.random.default_rng(1)
-    compute, communicate = rng.exponential(1.0, (2, 200, 4))
+    compute, communicate = rng.exponential(1.0, (2, 120, 4))
     objective = LeastSquares(rng.standard_normal((12, 4)), rng.standard_normal(12), 4)
     plain: list[bool] = []
 
@@ -184,6 +119,6 @@ def test_duration_is_the_simulation_where_nothing_is_repeated() -> None:
 
     cluster = gradcode.SimulatedCluster(4, DelayTable.from_array(compute, communicate))
     with gradcode.Session.of(objective, scheme, cluster, listeners=[listen]) as session:
-        for number in range(200):
+        for number in range(120):
             gradcode.Step(session, number).backward()
-    assert 20 < sum(plain) < 180
+    assert 20 < sum(plain) < 100

@@ -175,13 +175,14 @@ def test_refusals(build: Callable[[], Any], problem: str) -> None:
         lambda: schemes.coded(codes.cyclic_mds(N, 2, dtype="float64")),
         lambda: schemes.coded(codes.communication_efficient(N, 3, 1, 2)),
         lambda: schemes.sequential(N, 1, 2, 2),
+        lambda: schemes.sequential(N, 1, 2, 2, kind="multiplexed"),
         lambda: schemes.grouping(N, 2),
         lambda: schemes.partial(N, 2, 2),
         lambda: schemes.coupon(N, N, [2] * N),
         lambda: schemes.lag(N, "server", xi=0.1, minibatches=False),
         lambda: schemes.lag(N, "worker", xi=0.1, minibatches=False),
     ],
-    ids=["cyclic", "mds", "folded", "sequential", "grouping", "partial", "coupon", "lag", "lag worker"],
+    ids=["cyclic", "mds", "folded", "sequential", "multiplexed", "grouping", "partial", "coupon", "lag", "lag worker"],
 )
 def test_halves_go_with_every_scheme(build: Callable[[], Any]) -> None:
     """The same gradient but for rounding, from fewer bytes."""

@@ -22,6 +22,8 @@ from gradcode.codes.mds import centred_zeros
 
 Array = NDArray[np.complex128]
 
+_MOST_KNOWN = 256
+
 
 class ErrorLocator:
     """Finds the messages of ``cyclic_mds(workers, redundancy)`` that the others contradict.
@@ -37,6 +39,7 @@ class ErrorLocator:
         self._points: Array = np.exp(2j * np.pi * turns / workers)
         first = int(centred_zeros(workers, redundancy)[0])
         self._first: Array = np.exp(2j * np.pi * (turns * first % workers) / workers)
+        self._directions: dict[tuple[int, ...], Array] = {}  # by members: those of many iterations are the same
 
     def agreeing(
         self, values: NDArray[np.complexfloating], received: Collection[int], enough: int, tolerance: float
@@ -70,6 +73,14 @@ class ErrorLocator:
         checks: Array = weights * points ** np.arange(number)[:, None]
         return checks
 
+    def directions(self, members: tuple[int, ...]) -> Array:
+        """The rows of ``checks``, made orthonormal: a code word has no part along them."""
+        if members not in self._directions:
+            if len(self._directions) >= _MOST_KNOWN:
+                self._directions.clear()
+            self._directions[members] = np.linalg.qr(self.checks(list(members)).conj().T)[0].conj().T
+        return self._directions[members]
+
     def suspects(self, values: Array, members: list[int], count: int) -> list[int]:
         """The ``count`` members at which the locator of that degree is nearest to zero; values (|members|, P)."""
         syndromes = self.checks(members) @ values
@@ -98,8 +109,7 @@ class _Search:
         if size == 0:
             return True
         own = own / size  # so that no square leaves the range of numbers
-        directions = np.linalg.qr(self._locator.checks(members).conj().T)[0]
-        distance = np.linalg.norm(directions.conj().T @ own)
+        distance = np.linalg.norm(self._locator.directions(tuple(members)) @ own)
         return bool(distance <= self._tolerance * np.linalg.norm(own))
 
     def among(self, workers: frozenset[int], most: int) -> frozenset[int] | None:

@@ -14,7 +14,7 @@ partial         one chunk after the other, held; then one message each of what w
 greedy          edge nodes without redundancy, wait for the quickest at both levels, rescale
 draco           copies, or rows of a cyclic code; wait until so many agree that adversaries cannot have made it up
 grouping        fractional repetition, the first of each group ends the others' work
-sequential      rows of a code for few stragglers; what more of them left undone is repeated iterations later
+sequential      rows of a code for few stragglers, or chunks and rows; what was missed is repeated iterations later
 lag, glag       a worker's or a group's gradient only if it has changed; else the one it sent last
 lagc            coded sums of the changes of those partitions that have changed
 sgc             partitions on a few workers each; the sum of what arrives, with weights that make it right on average
@@ -45,7 +45,7 @@ from gradcode.schemes.lazy import glag, lag, lagc
 from gradcode.schemes.one_bit import one_bit
 from gradcode.schemes.partial import PartialStragglers, partial
 from gradcode.schemes.registry import SchemeEntry, available, by_name
-from gradcode.schemes.sequential import SelectiveRepetition, sequential
+from gradcode.schemes.sequential import Multiplexed, SelectiveRepetition, sequential
 from gradcode.schemes.sgc import StochasticSum, sgc
 
 __all__ = [
@@ -60,6 +60,7 @@ __all__ = [
     "Greedy",
     "Grouping",
     "Hierarchical",
+    "Multiplexed",
     "PartialStragglers",
     "SchemeEntry",
     "SelectiveRepetition",
