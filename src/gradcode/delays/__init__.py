@@ -21,6 +21,7 @@ from gradcode.delays.link import Link
 from gradcode.delays.process import Bernoulli, GilbertElliott, Persistent, PerWorker, Process, slow
 from gradcode.delays.registry import LAWS, by_name, from_config
 from gradcode.delays.scripted import Script, script
+from gradcode.delays.speeds import SpeedHistory
 from gradcode.delays.table import Delays, DelayTable, as_delays, as_table
 from gradcode.delays.trace import Trace
 
@@ -44,6 +45,7 @@ __all__ = [
     "Script",
     "ShiftedExponential",
     "Source",
+    "SpeedHistory",
     "Trace",
     "Weibull",
     "as_delays",
