@@ -39,7 +39,7 @@ from torch import Tensor, nn
 import gradcode
 from gradcode import schemes
 from gradcode.clusters.ray_connection import connection
-from gradcode.protocol import Cluster, Floats, Iteration, Outcome, Scheme
+from gradcode.protocol import Block, Cluster, Floats, Iteration, Outcome, Scheme
 from minimal_ray import compare
 
 PHASES = ("broadcast", "compute", "wait", "return", "decode", "step")
@@ -105,12 +105,16 @@ class Half:
     def prepare(self, number: int) -> None:
         """Nothing is gained by computing partitions together."""
 
-    def accumulate(self, number: int, partition: int, coefficient: float, out: Tensor, first: bool) -> Floats:
+    def accumulate(
+        self, number: int, partition: int, coefficient: float, out: Tensor, first: bool, block: Block | None = None
+    ) -> Floats:
         began = time.thread_time()
+        start, stop = block or (0, self.length)
+        part, into = self._theta[start:stop], out[start:stop]
         if first:
-            torch.mul(self._theta, coefficient / self.partitions, out=out[: self.length])
+            torch.mul(part, coefficient / self.partitions, out=into)
         else:
-            out[: self.length].add_(self._theta, alpha=coefficient / self.partitions)
+            into.add_(part, alpha=coefficient / self.partitions)
         return np.array([0.0, time.thread_time() - began])
 
     def finish(self, out: Tensor) -> None:
