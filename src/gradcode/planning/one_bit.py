@@ -46,18 +46,27 @@ def second_moment(
     squares = (h**2).sum(axis=1)
     found = p * (1 - p) * squares
     if range is not None:
-        found = found + (1 - p) * (h.shape[1] * _ranges(h, range, bound) ** 2 - squares)
+        found = found + (1 - p) * (h.shape[1] * ranges(h, range, bound) ** 2 - squares)
     return float(found.sum())
 
 
-def _ranges(h: Floats, range: Range, bound: float | None) -> Floats:
+def ranges(messages: npt.ArrayLike, range: Range, bound: float | None = None) -> Floats:
+    """r of each message of (..., D): its largest magnitude, its norm, or ``bound`` (one_bit.md 5).
+
+    Raises:
+        ValueError: ``range`` is unknown, or ``"fixed"`` without a bound.
+
+    >>> ranges([[3.0, -4.0]], "l2")
+    array([5.])
+    """
+    h = np.asarray(messages, dtype=np.float64)
     if range == "linf":
-        return np.asarray(np.abs(h).max(axis=1, initial=0.0))
+        return np.asarray(np.abs(h).max(axis=-1, initial=0.0))
     if range == "l2":
-        return np.asarray(np.linalg.norm(h, axis=1))
+        return np.asarray(np.linalg.norm(h, axis=-1))
     if range != "fixed" or bound is None:
         raise ValueError(f'range={range!r}, bound={bound!r} must be "linf", "l2", or "fixed" with a bound')
-    return np.full(len(h), float(bound))
+    return np.full(h.shape[:-1], float(bound))
 
 
 def mean_squares(gradients: npt.ArrayLike, workers: int, replication: int, straggling: float) -> float:
