@@ -258,6 +258,12 @@ def test_tables_and_figures_of_everything(tmp_path: Path, monkeypatch: pytest.Mo
         assert ElementTree.parse(tmp_path / f"{name}.svg").getroot().tag.endswith("svg")
 
 
+def test_what_rounding_allows() -> None:
+    assert gaps.rounding(1.22) == pytest.approx(0.005 / 1.22)
+    assert gaps.rounding(1.28, 1.22) == pytest.approx(0.005 / 1.28 + 0.005 / 1.22)
+    assert gaps.rounding(900) == pytest.approx(0.5 / 900)
+
+
 def test_every_expected_number_has_its_method() -> None:
     assert set(gaps.GAPS["A"]) | set(gaps.GAPS["B"]) == set(gaps.BITS["A"])
     assert {*METHODS} - {*gaps.BITS["A"]} == {"random-K differences", "GD without stragglers"}

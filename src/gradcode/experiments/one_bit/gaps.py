@@ -6,6 +6,7 @@ ratios of gaps on the same problems are the steadier numbers, and both are compa
 
 from __future__ import annotations
 
+from decimal import Decimal
 from math import log, log10
 from typing import TYPE_CHECKING
 
@@ -96,12 +97,26 @@ def gaps(request: Request, found: Comparisons) -> None:
     save(request, "gaps", _figure(complete))
 
 
+def rounding(*given: float) -> float:
+    """How much a product or quotient of these may be off, as a share of it: each is right to half its last digit."""
+    return sum(0.5 * 10.0 ** int(Decimal(str(value)).as_tuple().exponent) / value for value in given)
+
+
 def compare_ratio(
-    found: Comparisons, what: str, wanted: float, own: float, spread: float, seeds: tuple[int, int]
+    found: Comparisons, what: str, wanted: float, own: float, spread: float, seeds: tuple[int, int], rounded: float
 ) -> None:
-    """Compares in powers of ten; ``spread`` is that of one problem, ``seeds`` on how many they both are."""
-    tolerance = 4 * spread * np.sqrt(sum(1 / number for number in seeds)) / log(10)
-    why = f"4 standard errors of {seeds[0]} and {seeds[1]} problems, spread as ours"
+    """Compares in powers of ten.
+
+    Args:
+        found: gets the comparison.
+        what: names it.
+        wanted, own: the numbers.
+        spread: of one problem, as a share.
+        seeds: problems that ``wanted`` and ``own`` are means over.
+        rounded: :func:`rounding` of ``wanted``.
+    """
+    tolerance = (4 * spread * np.sqrt(sum(1 / number for number in seeds)) + rounded) / log(10)
+    why = f"4 standard errors of {seeds[0]} and {seeds[1]} problems, spread as ours, and the digits given"
     what = f"{what}: {shown(own)}, expected {shown(wanted)}"
     found.add(what, 0.0, log10(own / wanted), tolerance, "powers of 10", why)
 
@@ -110,7 +125,7 @@ def _judge(found: Comparisons, setting: Setting, complete: dict[str, Best]) -> N
     for name, (wanted, error) in GAPS[setting.name].items():
         own, what = complete[name], f"{setting.name}, {name}: gap"
         if error is None:
-            compare_ratio(found, what, wanted, own.gap, own.spread(), (setting.drawn, len(own.gaps)))
+            compare_ratio(found, what, wanted, own.gap, own.spread(), (setting.drawn, len(own.gaps)), rounding(wanted))
         else:
             found.add(what, wanted, own.gap, 4 * np.hypot(error, own.error), "", "4 combined standard errors")
 
@@ -119,16 +134,17 @@ def _ratios(request: Request, found: Comparisons, setting: Setting, complete: di
     expected = GAPS[setting.name]
     sgc = "SGC float"
     compared = {
-        f"{name} over {sgc}": (name, sgc, value[0] / expected[sgc][0])
-        for name, value in expected.items()
+        f"{name} over {sgc}": (name, sgc, gap / expected[sgc][0], rounding(gap, expected[sgc][0]))
+        for name, (gap, _) in expected.items()
         if name not in (sgc, "COCO-EF sign")
     }
-    compared |= {what: (above, below, by[setting.name]) for what, (above, below, by) in CONCLUSIONS.items()}
+    for what, (above, below, by) in CONCLUSIONS.items():
+        compared[what] = above, below, by[setting.name], rounding(by[setting.name])
     lines = []
-    for what, (above, below, wanted) in compared.items():
+    for what, (above, below, wanted, rounded) in compared.items():
         high, low = complete[above], complete[below]
-        ratio, spread = high.gap / low.gap, high.spread(low)
-        compare_ratio(found, f"{setting.name}, {what}", wanted, ratio, spread, (setting.drawn, len(low.gaps)))
+        ratio, spread, seeds = high.gap / low.gap, high.spread(low), (setting.drawn, len(low.gaps))
+        compare_ratio(found, f"{setting.name}, {what}", wanted, ratio, spread, seeds, rounded)
         lines.append([what, shown(wanted), shown(ratio), f"{spread:.2f}"])
     header = ["ratio of gaps", "expected", "found", "relative spread of one problem"]
     write_table(request.output / f"ratios-{setting.name}", header, lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -22,6 +23,7 @@ MOMENTS: dict[Range | None, tuple[float, float]] = {
     "fixed": (0.0069, 1.001),
 }
 """Range, None: messages as they are -> expected relative error of the mean of ĝ, and its variance over formula (5)."""
+EXPECTED_DRAWS = 200_000
 
 BALL: dict[Range, tuple[float, float]] = {"l2": (0.18, 0.24), "linf": (0.17, 0.22)}
 """Range -> the expected E‖θ − θ*‖² as a share of the bound, over the steps."""
@@ -50,7 +52,7 @@ def unbiasedness(request: Request, found: Comparisons) -> None:
     The expected number's bound of the fixed range is not known. Here it is the largest coordinate of all messages, so
     that none is clipped; the relative error is shown, and compared with its own standard error only.
     """
-    draws, seeds = (20_000 if request.quick else 200_000), range(100)
+    draws, seeds = (20_000 if request.quick else EXPECTED_DRAWS), range(100)
     lines = []
     for kind, (error, ratio) in MOMENTS.items():
         name = kind or "no quantiser"
@@ -60,33 +62,18 @@ def unbiasedness(request: Request, found: Comparisons) -> None:
         h, slope, formula = _messages(0, kind)
         own = _draw(h, slope, kind, draws)
         share = own.squared / (formula / draws / float(slope @ slope))
-        found.add(
-            f"{name}: squared error of the mean over its expectation",
-            1.0,
-            share,
-            4 * own.uncertainty,
-            "",
-            "4 standard deviations",
-        )
-        found.add(
-            f"{name}: variance over formula (5)",
-            ratio,
-            own.variance / formula,
-            4 * np.hypot(own.error / formula, own.error / formula * (draws / 200_000) ** 0.5),
-            "",
-            "4 standard errors of both",
-        )
-        relative = np.log10(np.sqrt(np.array(others) / 200_000))
+        of_mean = f"{name}: squared error of the mean over its expectation"
+        found.add(of_mean, 1.0, share, 4 * own.uncertainty, "", "4 standard deviations")
+        both = own.error / formula * np.hypot(1.0, (draws / EXPECTED_DRAWS) ** 0.5)
+        what = f"{name}: variance over formula (5)"
+        found.add(what, ratio, own.variance / formula, 4 * both, "", "4 standard errors of both")
+        relative = np.log10(np.sqrt(np.array(others) / EXPECTED_DRAWS))
         if kind != "fixed":
             uncertain = own.uncertainty / 2 / np.log(10)  # of the logarithm of the error itself
-            found.add(
-                f"{name}: relative error of the mean of 200 000, typical of problems, expected {error:g}",
-                0.0,
-                float(relative.mean() - np.log10(error)),
-                4 * float(np.hypot(relative.std(ddof=1), uncertain)),
-                "powers of 10",
-                "4 standard deviations, of problems and of the mean",
-            )
+            typical = f"{name}: relative error of the mean of 200 000, {10 ** relative.mean():.2g}, expected {error:g}"
+            tolerance = 4 * float(np.hypot(relative.std(ddof=1), uncertain))
+            why = "4 standard deviations, of problems and of the mean"
+            found.add(typical, 0.0, float(relative.mean() - np.log10(error)), tolerance, "powers of 10", why)
         lines.append(
             [
                 name,
@@ -103,9 +90,8 @@ def unbiasedness(request: Request, found: Comparisons) -> None:
         "relative error, expected",
         "found",
         "its standard error",
-        "that of 200 000, geometric mean over 100 ",
+        "that of 200 000, typical of problems",
     ]
-    header[-1] += "problems"
     write_table(request.output / "unbiasedness", [*header, "variance over (5), expected", "found"], lines)
 
 
@@ -129,9 +115,7 @@ def ball(request: Request, found: Comparisons) -> None:
             why = f"{lowest:g} to {highest:g}, and 4 standard deviations of a problem"
             found.add(f"{kind}, γL = {step:g}: share of the bound", middle, of_problems.mean(), tolerance, "", why)
         means = np.mean(squares, axis=0)
-        for (large, before), (small, after) in zip(
-            zip(steps[:-1], means[:-1], strict=True), zip(steps[1:], means[1:], strict=True), strict=True
-        ):
+        for (large, before), (small, after) in pairwise(zip(steps, means, strict=True)):
             wanted = large / small
             tolerance = wanted * (highest / lowest - 1)
             why = "the shares expected for these steps differ by so much"

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradcode.experiments.comparison import Comparisons, shown, write_table
-from gradcode.experiments.one_bit.gaps import compare_ratio
+from gradcode.experiments.one_bit.gaps import compare_ratio, rounding
 from gradcode.experiments.one_bit.methods import METHODS, REPLICATION, STRAGGLING, B, Best, best
 from gradcode.experiments.pictures import blank, save
 from gradcode.experiments.registry import Request
@@ -42,7 +42,7 @@ def sweeps(request: Request, found: Comparisons) -> None:
         method = replace(METHODS["1-bit linf"], replication=d, straggling=p)
         own = complete[d, p] = best(B, method, seeds, coarse=request.quick)
         what = f"B, 1-bit linf, d = {d}, p = {p:g}: gap"
-        compare_ratio(found, what, wanted, own.gap, own.spread(), (B.drawn, len(seeds)))
+        compare_ratio(found, what, wanted, own.gap, own.spread(), (B.drawn, len(seeds)), rounding(wanted))
         lines.append([str(d), f"{p:g}", shown(wanted), f"{own.gap:.3g} ± {own.error:.2g}"])
     write_table(request.output / "sweeps", ["d", "p", "expected", "gap"], lines)
     save(request, "sweeps", _figure(complete))
