@@ -6,6 +6,7 @@ ratios of gaps on the same problems are the steadier numbers, and both are compa
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from decimal import Decimal
 from math import log, log10
 from typing import TYPE_CHECKING
@@ -82,12 +83,12 @@ BITS: dict[str, dict[str, int]] = {
 def gaps(request: Request, found: Comparisons) -> None:
     """All methods at their best step sizes; where it must be quick, setting B on fewer problems."""
     complete: dict[Setting, dict[str, Best]] = {}
-    for setting, number in ((B, 4),) if request.quick else ((A, 3), (B, 8)):
+    for setting, number in ((B, 3),) if request.quick else ((A, 3), (B, 8)):
         complete[setting] = {}
         for name, method in METHODS.items():
             request.tell(f"setting {setting.name}: {name}, {number} problems")
             complete[setting][name] = best(setting, method, range(number), coarse=request.quick)
-        _judge(found, setting, complete[setting])
+        _judge(request, found, setting, complete[setting])
         _ratios(request, found, setting, complete[setting])
     for letter, own in BITS.items():
         for name, wanted in own.items():
@@ -100,6 +101,11 @@ def gaps(request: Request, found: Comparisons) -> None:
 def rounding(*given: float) -> float:
     """How much a product or quotient of these may be off, as a share of it: each is right to half its last digit."""
     return sum(0.5 * 10.0 ** int(Decimal(str(value)).as_tuple().exponent) / value for value in given)
+
+
+def few_problems(request: Request, spreads: Iterable[float]) -> float:
+    """The least spread to reckon with: where few problems must do, one's own says little, so that of all together."""
+    return float(np.sqrt(np.mean(np.square(list(spreads))))) if request.quick else 0.0
 
 
 def compare_ratio(
@@ -121,11 +127,13 @@ def compare_ratio(
     found.add(what, 0.0, log10(own / wanted), tolerance, "powers of 10", why)
 
 
-def _judge(found: Comparisons, setting: Setting, complete: dict[str, Best]) -> None:
+def _judge(request: Request, found: Comparisons, setting: Setting, complete: dict[str, Best]) -> None:
+    least = few_problems(request, (complete[name].spread() for name in GAPS[setting.name]))
     for name, (wanted, error) in GAPS[setting.name].items():
         own, what = complete[name], f"{setting.name}, {name}: gap"
         if error is None:
-            compare_ratio(found, what, wanted, own.gap, own.spread(), (setting.drawn, len(own.gaps)), rounding(wanted))
+            spread, seeds = max(least, own.spread()), (setting.drawn, len(own.gaps))
+            compare_ratio(found, what, wanted, own.gap, spread, seeds, rounding(wanted))
         else:
             found.add(what, wanted, own.gap, 4 * np.hypot(error, own.error), "", "4 combined standard errors")
 
@@ -140,11 +148,12 @@ def _ratios(request: Request, found: Comparisons, setting: Setting, complete: di
     }
     for what, (above, below, by) in CONCLUSIONS.items():
         compared[what] = above, below, by[setting.name], rounding(by[setting.name])
+    least = few_problems(request, (complete[above].spread(complete[below]) for above, below, *_ in compared.values()))
     lines = []
     for what, (above, below, wanted, rounded) in compared.items():
         high, low = complete[above], complete[below]
         ratio, spread, seeds = high.gap / low.gap, high.spread(low), (setting.drawn, len(low.gaps))
-        compare_ratio(found, f"{setting.name}, {what}", wanted, ratio, spread, seeds, rounded)
+        compare_ratio(found, f"{setting.name}, {what}", wanted, ratio, max(least, spread), seeds, rounded)
         lines.append([what, shown(wanted), shown(ratio), f"{spread:.2f}"])
     header = ["ratio of gaps", "expected", "found", "relative spread of one problem"]
     write_table(request.output / f"ratios-{setting.name}", header, lines)
