@@ -136,7 +136,7 @@ class Setting:
         """
         if self.range is None:
             return messages
-        r = one_bit._ranges(messages, self.range, self.bound)[..., None]
+        r = one_bit.ranges(messages, self.range, self.bound)[..., None]
         scaled = np.divide(messages, r, out=np.zeros_like(messages), where=r > 0)
         compressor = OneBit("fixed", 1.0)
         assert compressor.clipped(torch.from_numpy(scaled)) == 0

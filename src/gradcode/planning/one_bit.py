@@ -53,11 +53,20 @@ def moments(
     squares = (h**2).sum(axis=-1)
     found = p * (1 - p) * squares
     if range is not None:
-        found = found + (1 - p) * (h.shape[-1] * _ranges(h, range, bound) ** 2 - squares)
+        found = found + (1 - p) * (h.shape[-1] * ranges(h, range, bound) ** 2 - squares)
     return np.asarray(found.sum(axis=-1))
 
 
-def _ranges(h: Floats, range: Range, bound: float | None) -> Floats:
+def ranges(messages: npt.ArrayLike, range: Range, bound: float | None = None) -> Floats:
+    """r of each message of (..., D): its largest magnitude, its norm, or ``bound`` (one_bit.md 5).
+
+    Raises:
+        ValueError: ``range`` is unknown, or ``"fixed"`` without a bound.
+
+    >>> ranges([[3.0, -4.0]], "l2")
+    array([5.])
+    """
+    h = np.asarray(messages, dtype=np.float64)
     if range == "linf":
         return np.asarray(np.abs(h).max(axis=-1, initial=0.0))
     if range == "l2":
