@@ -280,6 +280,10 @@ def test_repr_and_refusals() -> None:
         "clustered(clustered(workers=12, clusters=4, stragglers=1), candidates=2, deadline=1.5, rule='rank', "
         "storage='slot', slow=3.0, weight=1.0)"
     )
+    table = [[0, 1], [1, 0], [0], [1]]
+    assert repr(schemes.clustered(codes.clustered(4, 2, 0), table)) == (
+        f"clustered(clustered(workers=4, clusters=2, stragglers=0), candidates={table})"
+    )
     for wrong, message in (
         ({"rule": "fast"}, "rule='fast' must be one of 'flag', 'rank', 'flag\\+rank'"),
         ({"storage": "disk"}, "storage='disk' must be one of"),

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Rule = Literal["flag", "rank", "flag+rank"]
 RULES = ("flag", "rank", "flag+rank")
 
+_DEFAULTS = {"deadline": None, "rule": "flag", "storage": "cluster", "slow": 2.0, "weight": 0.3}
+
 Knowledge = Callable[[int], npt.ArrayLike]
 """The number of an iteration -> (N,) who is believed to straggle in it."""
 
@@ -79,7 +81,7 @@ class Clustered(Coded):
             raise ValueError(f"slow={slow!r} must be 1 or more: times the median, from which on a worker straggles")
         self.clusters, self.rule, self.storage, self.slow = code.clusters, rule, storage, slow
         self.candidates = table_of(candidates, self.workers, code.clusters)
-        self._described = _described(candidates, len(self.candidates[0]), deadline, rule, storage, slow, weight)
+        self._few = candidates is None or isinstance(candidates, int)
         self._knowledge = knowledge
         self._regrouping = Regrouping(self.candidates, code.clusters, storage)
         self._within = Coded(code.within)
@@ -91,7 +93,11 @@ class Clustered(Coded):
         self.moved: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
-        return f"clustered({', '.join([repr(self.code), *self._described])})"
+        given = [repr(self.code), f"candidates={len(self.candidates[0]) if self._few else self.candidates}"]
+        for name, default in _DEFAULTS.items():
+            value = self.history.weight if name == "weight" else getattr(self, name)
+            given += [] if value == default else [f"{name}={value!r}"]
+        return f"clustered({', '.join(given)})"
 
     # Who computes what
 
@@ -201,21 +207,3 @@ class Clustered(Coded):
         self._believed = None if believed is None else np.array(believed, dtype=np.bool_)
         self.history.load_state_dict(state["history"])
         self._seat(np.array(state["rows"]))
-
-
-def _described(
-    candidates: int | Sequence[Sequence[int]] | None,
-    number: int,
-    deadline: float | None,
-    rule: str,
-    storage: str,
-    slow: float,
-    weight: float,
-) -> list[str]:
-    """The arguments beside the code, but for those that have their default."""
-    given = [f"candidates={number if candidates is None or isinstance(candidates, int) else candidates}"]
-    given += [] if deadline is None else [f"deadline={deadline}"]
-    given += [] if rule == "flag" else [f"rule={rule!r}"]
-    given += [] if storage == "cluster" else [f"storage={storage!r}"]
-    given += [] if slow == 2.0 else [f"slow={slow}"]
-    return given + ([] if weight == 0.3 else [f"weight={weight}"])
