@@ -134,11 +134,11 @@ def alike(request: Request, found: Comparisons) -> None:
                 if name in ("GC", "GC-SC", "GC-DC n=5", "genie"):
                     key = name if name != "GC-DC n=5" else f"GC-DC n=5, m={memory:g}"
                     shares = np.array(good[name, load])
-                    expected = _share(key, load)
+                    share = _share(key, load)
                     spread = (3 - memory if name == "GC-DC n=5" else 1 + memory) / (1 - memory)
-                    allowed = 4 * float(np.sqrt(expected * (1 - expected) * spread / (runs * iterations)))
+                    allowed = 4 * float(np.sqrt(share * (1 - share) * spread / (runs * iterations)))
                     what = f"{name}, {setting}: share of good iterations"
-                    found.add(what, expected, shares.mean(), allowed, "", "4 standard errors, of their bound")
+                    found.add(what, share, shares.mean(), allowed, "", "4 standard errors, of their bound")
                 shown = "" if name == "uncoded" else f" ({np.mean(good[name, load]):.3f})"
                 line += [f"{expected:.2f}", f"{own.mean():.2f} ± {_error(own):.2f}{shown}"]
             lines.append(line)
