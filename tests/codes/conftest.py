@@ -57,9 +57,6 @@ EXACT: dict[str, Build] = {
         [n], 0, s, 2 * n, variant="lagrange", nodes="unity", dtype=dtype, max_error=ALL_SIZES
     ),
     "clustered": lambda n, s, dtype: codes.clustered(n, _clusters(n, s), s, 2 * n, dtype=dtype, max_error=ALL_SIZES),
-    "clustered, random": lambda n, s, dtype: codes.clustered(
-        n, _clusters(n, s), s, variant="random", dtype=dtype, max_error=ALL_SIZES
-    ),
     "communication_efficient": lambda n, s, dtype: codes.communication_efficient(
         n, min(s + 2, n), s, min(2, n - s), construction="polynomial", dtype=dtype, max_error=ALL_SIZES
     ),

@@ -167,7 +167,7 @@ def _in_order(seconds: dict[str, Floats], memory: float, setting: str, found: Co
 
 def unequal(request: Request, found: Comparisons) -> None:
     """The heterogeneous check: shifts from 0.5 to 2, load 2, without and with spells of memory 0.8."""
-    runs, iterations = (12, 100) if request.quick else (16, 3000)
+    runs, iterations = (8, 80) if request.quick else (16, 3000)
     lines = {name: [name] for name in UNEQUAL}
     for column, spells in enumerate((False, True)):
         request.tell(

@@ -33,7 +33,7 @@ SIZE = N // CLUSTERS
 
 def workers(request: Request, found: Comparisons) -> None:
     """A table and a figure, at memory 0.8 and load 2."""
-    iterations = 60 if request.quick else 1500
+    iterations = 30 if request.quick else 1500
     request.tell(f"stragglers per cluster and workers that move: {iterations} iterations")
     drawn = draw(MEMORY, iterations, np.random.default_rng([SEED, 3]))
     shares = {"at home": _histogram(counts(drawn.states, home(iterations)))}
