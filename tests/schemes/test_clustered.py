@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -307,6 +308,27 @@ def test_repr_and_refusals() -> None:
 def test_codes_that_cannot_be_are_refused(arguments: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         codes.clustered(*arguments)
+
+
+@pytest.mark.parametrize(
+    "within",
+    [
+        codes.fractional_repetition(4, 1),
+        codes.cyclic_repetition(4, 2, variant="random", dtype="float64"),
+        codes.cyclic_mds(4, 2, dtype="float64"),
+        codes.communication_efficient(4, 4, 1, 2, dtype="float64"),
+    ],
+    ids=lambda code: code.name,
+)
+def test_no_decoding_with_enough_in_each_cluster_has_a_larger_error_bound(within: codes.GradientCode) -> None:
+    """All sets of up to s stragglers in each of two clusters."""
+    both = ClusteredCode(within, 2)
+    few = [lost for size in range(within.tolerance + 1) for lost in combinations(range(4), size)]
+    for first, second in product(few, few):
+        lost = {2 * j for j in first} | {2 * j + 1 for j in second}
+        decoding = both.decode(set(range(8)) - lost)
+        assert decoding.exact and decoding.error <= both.worst.error
+    assert set(both.worst.stragglers) == {2 * j + c for j in within.worst.stragglers for c in (0, 1)}
 
 
 def test_which_code_a_cluster_has() -> None:

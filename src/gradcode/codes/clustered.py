@@ -12,7 +12,7 @@ from gradcode.codes.code import Array, GradientCode, Indices
 from gradcode.codes.cyclic import cyclic_repetition
 from gradcode.codes.registry import register
 from gradcode.codes.repetition import fractional_repetition
-from gradcode.codes.stability import Worst, growth
+from gradcode.codes.stability import Worst, growth, norm_bound
 
 VARIANTS = ("auto", "repetition", "cyclic", "random")
 
@@ -76,12 +76,16 @@ class ClusteredCode(GradientCode):
         left = set(range(self.within.workers)).difference(inner.stragglers)
         weights = self.within.decode(left).weights
         found = self._judge(self._joined([weights] * self.clusters))
-        gain = float(
-            (np.abs(weights.reshape(len(weights), -1)).T @ self.within._magnitude.reshape(len(weights), -1)).max()
+        parts = self.reduction
+        gains = np.einsum(
+            "jv,jmu->mvu",
+            np.abs(weights).reshape(-1, parts),
+            self.within._magnitude.reshape(self.within.workers, -1, parts),
         )
+        gain = float(norm_bound(gains).max())
         extra = 6 if np.iscomplexobj(self._matrix) else 2
         terms = self.workers + extra
-        bound = growth(terms + self.load * self.reduction, self._roundoff) * gain
+        bound = growth(terms + self.load * parts, self._roundoff) * gain
         bound += growth(terms, stability.ROUNDOFF["float64"]) * (gain + 1) + found.residual
         lost = sorted(j * self.clusters + c for j in inner.stragglers for c in range(self.clusters))
         return Worst(max(bound, found.error), found.condition, tuple(lost), inner.patterns, inner.exhaustive)
