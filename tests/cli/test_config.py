@@ -35,6 +35,12 @@ WRONG = [
     (['scheme={name="coupon", partitions=8, loads=[4, 4]}'], "scheme.loads = [4, 4]", "one for each of workers=4"),
     (['scheme={name="coupon", partitions=8, loads=1}'], "scheme.loads = 1", "at least partitions=8"),
     (["cluster.delays={compute=0.1, receive=-1}"], "cluster.delays.receive=-1", ">= 0"),
+    (['scheme={name="clustered", clusters=3, stragglers=1}'], "scheme.clusters = 3", "divide workers=4"),
+    (
+        ['scheme={name="clustered", clusters=2, stragglers=1, rule="fast"}'],
+        "scheme.rule",
+        "'flag', 'rank' or 'flag+rank'",
+    ),
     (["scheme.name=uncoded"], "scheme.code = ", "not used by scheme"),
     (["scheme.code.name=fractional_repitition"], "scheme.code.name", 'did you mean "fractional_repetition"'),
     (["scheme.code.stragglers=4"], "scheme.code.stragglers = 4", "between 0 and 3"),
@@ -208,6 +214,10 @@ def test_short_messages_in_a_configuration(config: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "shown"),
     [
+        (
+            'name="clustered", clusters=2, stragglers=1, candidates=2, rule="rank"',
+            "clustered(clustered(workers=4, clusters=2, stragglers=1, rng=3), candidates=2, rule='rank')",
+        ),
         ('name="draco", adversaries=1, kind="cyclic"', "draco(workers=4, adversaries=1, kind='cyclic')"),
         (
             'name="sequential", burst=1, window=2, stragglers=2',

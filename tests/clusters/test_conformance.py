@@ -33,6 +33,8 @@ def exact_codes(dtype: torch.dtype) -> dict[str, Any]:
             arguments |= {"speeds": [1, 1, 1, 1, 2, 2, 2, 2], "partitions": WORKERS}
         else:
             arguments["workers"] = WORKERS
+        if entry.name == "clustered":
+            arguments["clusters"] = 2
         if entry.name == "communication_efficient":
             arguments |= {"load": 4, "reduction": 2}
         if entry.name == "hierarchical":

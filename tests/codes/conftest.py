@@ -19,6 +19,11 @@ def _speeds(workers: int) -> list[float]:
     return [1.0 + 0.75 * (i % 4) for i in range(workers)]
 
 
+def _clusters(workers: int, stragglers: int) -> int:
+    """Two if they can be."""
+    return 2 if workers % 2 == 0 and workers // 2 > stragglers else 1
+
+
 EXACT: dict[str, Build] = {
     "repetition": lambda n, s, dtype: codes.fractional_repetition(n, s, dtype=dtype),
     "repetition, consecutive, K=19": lambda n, s, dtype: codes.fractional_repetition(
@@ -51,6 +56,7 @@ EXACT: dict[str, Build] = {
     "hierarchical, one edge node": lambda n, s, dtype: codes.hierarchical(
         [n], 0, s, 2 * n, variant="lagrange", nodes="unity", dtype=dtype, max_error=ALL_SIZES
     ),
+    "clustered": lambda n, s, dtype: codes.clustered(n, _clusters(n, s), s, 2 * n, dtype=dtype, max_error=ALL_SIZES),
     "communication_efficient": lambda n, s, dtype: codes.communication_efficient(
         n, min(s + 2, n), s, min(2, n - s), construction="polynomial", dtype=dtype, max_error=ALL_SIZES
     ),

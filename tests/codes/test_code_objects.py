@@ -19,6 +19,7 @@ SAMPLES = {
     "reed_solomon": {"workers": 6, "stragglers": 1},
     "heterogeneous": {"speeds": [1, 1, 2, 2], "partitions": 6, "stragglers": 1},
     "hierarchical": {"workers_per_edge": [3, 3, 6], "edge_stragglers": 1, "worker_stragglers": 1, "dtype": "float64"},
+    "clustered": {"workers": 6, "clusters": 2, "stragglers": 1, "partitions": 10},
     "communication_efficient": {"workers": 6, "load": 4, "stragglers": 1, "reduction": 2},
     "stochastic": {"workers": 8, "partitions": 7, "replication": 3},
     "bernoulli": {"workers": 8, "replication": 3},

@@ -39,7 +39,7 @@ def test_every_constructor_takes_partitions():
 
 def test_an_unknown_name_lists_the_names():
     with pytest.raises(
-        ValueError, match="name='mds' must be one of the codes batched_coupon, bernoulli, communication_efficient, "
+        ValueError, match="name='mds' must be one of the codes batched_coupon, bernoulli, clustered, comm"
     ):
         codes.create("mds", workers=4)
 

@@ -27,6 +27,7 @@ CODES: dict[str, Callable[[], codes.GradientCode]] = {
     "reed_solomon": lambda: codes.reed_solomon(N, 2),
     "heterogeneous": lambda: codes.heterogeneous([1.0, 1.0, 2.0, 2.0, 3.0, 3.0], 9, 1),
     "hierarchical": lambda: codes.hierarchical([N // 2] * 2, 1, 1),
+    "clustered": lambda: codes.clustered(N, 2, 1),
     "communication_efficient": lambda: codes.communication_efficient(N, 4, 2, 2),
     "stochastic": lambda: codes.stochastic(N, replication=2),
     "bernoulli": lambda: codes.bernoulli(N, replication=2),

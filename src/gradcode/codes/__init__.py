@@ -5,15 +5,16 @@
 
 Which one to choose: `fractional_repetition` unless there is a reason against it; `cyclic_repetition` when
 every worker must have the same load at every size; `heterogeneous` when speeds differ; `batched_coupon` when
-stragglers are random and many; `hierarchical` when workers answer through edge nodes; `communication_efficient` when
-sending takes longer than computing; `stochastic` when an approximate gradient is enough. `REGISTRY` says for each what
-it trades.
+stragglers are random and many; `clustered` when they are spread evenly; `hierarchical` when workers answer
+through edge nodes; `communication_efficient` when sending takes longer than computing; `stochastic` when an
+approximate gradient is enough. `REGISTRY` says for each what it trades.
 
 `encoders` is something else: matrices that encode the data instead of the gradients, and are never decoded.
 """
 
 from gradcode.codes import chunks, encoders
 from gradcode.codes.block import BlockCode, Level, block
+from gradcode.codes.clustered import ClusteredCode, clustered
 from gradcode.codes.code import Decoding, GradientCode
 from gradcode.codes.communication_efficient import communication_efficient
 from gradcode.codes.coupon import batched_coupon
@@ -30,6 +31,7 @@ from gradcode.codes.stochastic import bernoulli, stochastic
 __all__ = [
     "REGISTRY",
     "BlockCode",
+    "ClusteredCode",
     "Decoding",
     "Entry",
     "GradientCode",
@@ -41,6 +43,7 @@ __all__ = [
     "bernoulli",
     "block",
     "chunks",
+    "clustered",
     "communication_efficient",
     "create",
     "cyclic_mds",

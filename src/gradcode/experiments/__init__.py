@@ -7,6 +7,7 @@ A new experiment is one file here, or one folder, that registers its function wi
 import gradcode.experiments.block_coordinate
 import gradcode.experiments.communication_efficient
 import gradcode.experiments.coupon
+import gradcode.experiments.dynamic_clustering
 import gradcode.experiments.encoded
 import gradcode.experiments.hierarchical
 import gradcode.experiments.lagc

@@ -9,6 +9,7 @@ fastest_blocks  a block of coordinates per worker, wait for k, leave the others'
 coded           rows of an encoding matrix, wait until decodable, or until a deadline and take the least squares
 hierarchical    a row of an outer code per edge node, which decodes it from its workers' rows of an inner code
 block_coord.    blocks of rows of encoding matrices that tolerate more along the way, wait until each is decodable
+clustered       rows of a code in each cluster of workers; clusters are formed anew, with the slow ones spread
 coupon          random partitions, each sent by itself; wait until each has come from somebody
 partial         one chunk after the other, held; then one message each of what was finished, with coefficients for it
 greedy          edge nodes without redundancy, wait for the quickest at both levels, rescale
@@ -31,6 +32,7 @@ A new method is one file here that registers its constructor with :func:`gradcod
 from gradcode.schemes import lazy
 from gradcode.schemes.block_coordinate import BlockCoordinate, block_coordinate
 from gradcode.schemes.bounds import fluid_bound
+from gradcode.schemes.clustered import Clustered, clustered
 from gradcode.schemes.coco_ef import coco_ef
 from gradcode.schemes.coded import Coded, coded, uncoded
 from gradcode.schemes.compressed import Compressed, compressed
@@ -50,6 +52,7 @@ from gradcode.schemes.sgc import StochasticSum, sgc
 
 __all__ = [
     "BlockCoordinate",
+    "Clustered",
     "Coded",
     "Compressed",
     "CouponCollector",
@@ -68,6 +71,7 @@ __all__ = [
     "available",
     "block_coordinate",
     "by_name",
+    "clustered",
     "coco_ef",
     "coded",
     "compressed",
