@@ -215,6 +215,7 @@ FLOORS = {
     "codes": 1,
     "compression": 1,
     "delays": 1,
+    "network": 2,
     "schemes": 2,
     "training": 3,
     "clusters": 4,
@@ -281,7 +282,11 @@ def test_imports_only_go_down() -> None:
 
 @pytest.mark.parametrize(
     ("room", "unknown"),
-    [("codes", {"torch", "multiprocessing", "time"}), ("delays", {"torch", "multiprocessing", "time"})],
+    [
+        ("codes", {"torch", "multiprocessing", "time"}),
+        ("delays", {"torch", "multiprocessing", "time"}),
+        ("network", {"torch", "multiprocessing", "time"}),
+    ],
 )
 def test_the_ground_floor_knows_no_torch_and_no_clock(room: str, unknown: set[str]) -> None:
     found = []

@@ -1,0 +1,91 @@
+"""Uplinks with stated constants."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from gradcode.network.channel import Rayleigh, Steady, path_loss
+from gradcode.network.fair import FairUplink
+from gradcode.network.radio import Radio
+
+KILOBYTE = 1000
+"""Bytes in a data unit of these presets."""
+
+
+def harvesting_radio(workers: int, channels: int = 2, distance: npt.ArrayLike = 50.0) -> Radio:
+    """A radio uplink of workers that live on what energy they harvest, in units of 1000 bytes.
+
+    Slots of 2 ms, channels of 1 MHz, noise of 1e-13 W, at most 1 W while sending, at most 48 µJ harvested per slot,
+    path-loss constant 1e-4, Rayleigh fading: the constants of two_stage.md, section 10, row 14 (as others have set
+    them; none of that paper's own are known). OURS: gains are capped at 5 times the mean at 50 m, and a worker offers
+    at most 4 kB in a slot. Use it with :func:`harvesting_uplink`, for with χ = 1 the batteries would be absurd.
+
+    Args:
+        workers: N.
+        channels: how many send at a time.
+        distance: metres from the master, one for all or (N,), at least 1.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+    noise = 1e-13
+    mean = path_loss(np.asarray(distance, dtype=np.float64), noise)
+    return Radio(
+        workers,
+        Rayleigh(mean, most=5 * float(path_loss(50.0, noise))),
+        channels,
+        slot=2e-3,
+        bandwidth=1e6 / (8 * KILOBYTE),
+        power_max=1.0,
+        offer_max=4.0,
+        harvest_max=48e-6,
+    )
+
+
+def harvesting_uplink(
+    workers: int,
+    channels: int = 2,
+    distance: npt.ArrayLike = 50.0,
+    tradeoff: float = 20.0,
+    capacity: float = 0.02,
+    weights: npt.ArrayLike = 1.0,
+    *,
+    sharing: bool = False,
+) -> FairUplink:
+    """A fair uplink on :func:`harvesting_radio` whose χ makes batteries of ``capacity`` J exactly enough.
+
+    20 mJ (OURS) are ten slots at full power. The other arguments are those of :class:`FairUplink`.
+
+    >>> uplink = harvesting_uplink(workers=4)
+    >>> float(uplink.energy_bound.max().round(9))
+    0.02
+    """
+    radio = harvesting_radio(workers, channels, distance)
+    chi = FairUplink.chi_for(radio, capacity, tradeoff, weights)
+    return FairUplink(radio, tradeoff, weights, chi, sharing=sharing)
+
+
+def wire(
+    workers: int,
+    bytes_per_second: float,
+    slot: float,
+    channels: int = 1,
+    unit: float = KILOBYTE,
+    offer_max: float | None = None,
+) -> Radio:
+    """A wired uplink of so many bytes per second in all: no fading and no batteries, in units of ``unit`` bytes.
+
+    Its controllers take ``energy=False``. A worker offers at most what the whole uplink carries in a slot, unless
+    ``offer_max`` says otherwise.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+    if not 0 < bytes_per_second < math.inf or not 0 < unit < math.inf:
+        raise ValueError(f"bytes_per_second={bytes_per_second} and unit={unit} must be positive and finite")
+    whole = bytes_per_second / unit
+    offer = whole * slot if offer_max is None else offer_max
+    return Radio(workers, Steady(), channels, slot, whole / channels, power_max=1.0, offer_max=offer, harvest_max=0.0)
