@@ -10,6 +10,7 @@ from gradcode.network.channel import Channel, Rayleigh, Steady, path_loss
 from gradcode.network.fair import FairUplink
 from gradcode.network.presets import harvesting_radio, harvesting_uplink, wire
 from gradcode.network.radio import Controller, Flow, Queues, Radio, Slot, knapsack
+from gradcode.network.transmission import Traffic, Transmission, Uplink
 
 __all__ = [
     "Averages",
@@ -26,6 +27,9 @@ __all__ = [
     "RoundRobin",
     "Slot",
     "Steady",
+    "Traffic",
+    "Transmission",
+    "Uplink",
     "harvesting_radio",
     "harvesting_uplink",
     "jain",
