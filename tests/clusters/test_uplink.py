@@ -1,20 +1,31 @@
-"""Replies through an uplink: their real sizes, queues that outlive iterations, and exact gradients all the same."""
+"""Replies through an uplink: their real sizes, queues that outlive iterations, and exact gradients all the same.
+
+The first part is under a virtual clock, the second on every cluster.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import warnings
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import gradcode
 from clusters import toy_schemes
+from clusters.zoo import CLUSTERS, cnn, decoded, images, plain_gradients, relative_error
 from gradcode import codes, network, schemes
 from gradcode.compression import OneBit, Plain
 from gradcode.delays import Delays, DelayTable, Exponential, Link
 from gradcode.protocol import Scheme
 from gradcode.training import LeastSquares
+from gradcode.training.sampling import Sampling
 
 REPLY = 16  # bytes of two coordinates of float64
 
@@ -204,3 +215,64 @@ def test_training_goes_on_as_without_an_uplink() -> None:
             optimizer.step()
         finals.append(run.objective.model.theta.detach().clone())
     assert torch.allclose(finals[0], finals[1], rtol=1e-9)
+
+
+# On every cluster
+
+LENGTH = sum(parameter.numel() for parameter in cnn().parameters())
+
+
+def train(
+    kind: str, scheme: Scheme, slot: float, iterations: int, before: Any = None, **options: Any
+) -> tuple[list[network.Traffic], list[gradcode.Report]]:
+    """Exact iterations with an uplink that carries one reply a slot."""
+    setting = network.wire(scheme.workers, 4 * LENGTH / slot, slot)
+    uplink = network.Uplink(network.FairUplink(setting, sharing=True))
+    model, data, reports, traffic = cnn(), images(), list[gradcode.Report](), list[network.Traffic]()
+    sampling = Sampling(len(data), scheme.partitions, 32, 3)
+    with (
+        CLUSTERS[kind](scheme.workers, uplink=uplink, **options) as cluster,
+        gradcode.Session(
+            model, nn.CrossEntropyLoss(), data, 32, scheme, cluster, 3, listeners=[reports.append]
+        ) as session,
+    ):
+        for step in islice(session.epoch(), iterations):
+            if before is not None:
+                before(cluster)
+            step.backward()
+            traffic.append(cluster.traffic)
+            wanted = plain_gradients(model, data, sampling, step.number)
+            assert relative_error(decoded(model), wanted) < 1e-6
+    return traffic, reports
+
+
+def test_replies_arrive_at_the_uplink_s_pace(kind: str) -> None:
+    """The k-th reply is admitted in slot 0 at the earliest and served in slot 1 + k; the third is not waited for."""
+    slot = 0.05
+    traffic, reports = train(kind, schemes.coded(codes.cyclic_repetition(3, 1)), slot, 3)
+    backlog = np.zeros(3)
+    for report, own in zip(reports, traffic, strict=True):
+        arrivals = np.sort(report.arrivals[np.isfinite(report.arrivals)])
+        assert all(came >= (2 + k) * slot - 1e-6 for k, came in enumerate(arrivals)) and len(arrivals) >= 2
+        assert own.offered.sum() >= report.bytes_up - 1e-6 and report.bytes_up >= 2 * 4 * LENGTH
+        assert own.offered == pytest.approx(own.admitted + own.withdrawn, abs=1e-5)
+        assert backlog + own.admitted == pytest.approx(own.served + own.backlog, abs=1e-5)
+        backlog = own.backlog
+
+
+def test_whoever_waits_for_the_uplink_is_not_silent() -> None:
+    """The last of three replies arrives after 1.2 s, and patience ends after 0.5 s."""
+    _, (report,) = train("local", schemes.uncoded(3), 0.3, 1, patience=0.5)
+    assert report.time >= 1.2 and report.lost == ()
+
+
+def test_what_a_killed_worker_had_ready_is_computed_again() -> None:
+    """Killed 0.3 s after the start, when its reply lies in the uplink, which brings none before 1 s."""
+
+    def soon(cluster: Any) -> None:
+        threading.Timer(0.3, os.kill, (cluster.pids[1], signal.SIGKILL)).start()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _, (report,) = train("local", schemes.uncoded(2), 0.5, 1, before=soon)
+    assert report.lost == (1,) and report.exact

@@ -40,6 +40,9 @@ class Passage(Generic[T]):
         self._transmission = transmission
         self._under_way: dict[int, tuple[int, T]] = {}  # slot -> worker, what is to arrive
 
+    def __contains__(self, slot: int) -> bool:
+        return slot in self._under_way
+
     @property
     def there(self) -> bool:
         """Whether there is an uplink to pass."""

@@ -186,6 +186,10 @@ class Transmission:
         self._reset()
         return traffic
 
+    def wait(self, seconds: float) -> None:
+        """So much time passes between two iterations."""
+        self.boundary -= seconds
+
     def state_dict(self) -> dict[str, Any]:
         """Between two iterations: everything that the next one depends on."""
         left = [sum(own.size - own.served for own in messages) for messages in self._messages]
