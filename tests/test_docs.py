@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from gradcode import codes, compression, delays, schemes
+from gradcode import codes, compression, delays, network, schemes
 from gradcode.codes import GradientCode
 
 ROOT = Path(__file__).parent.parent
@@ -115,6 +115,7 @@ def test_the_readme_leads_to_every_page() -> None:
         ("codes.md", sorted(codes.REGISTRY)),
         ("compression.md", sorted(compression.REGISTRY)),
         ("encoded.md", sorted(codes.encoders.REGISTRY)),
+        ("network.md", [*network.CONTROLLERS, *network.RADIOS]),
         ("schemes.md", [entry.name for entry in schemes.available()]),
         ("delays.md", sorted(delays.LAWS)),
     ],

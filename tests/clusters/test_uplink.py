@@ -33,7 +33,7 @@ REPLY = 16  # bytes of two coordinates of float64
 def wired(workers: int, rate: float = REPLY, **options: Any) -> network.Uplink:
     """One channel in turns: ``rate`` bytes a second, in slots of a second."""
     radio = network.wire(workers, rate, slot=1.0, unit=1.0, **options)
-    return network.Uplink(network.RoundRobin(radio, energy=False), unit=1.0)
+    return network.Uplink(network.RoundRobin(radio), unit=1.0)
 
 
 def radio(workers: int, tradeoff: float = 5.0) -> network.Uplink:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from gradcode.network import Radio, Rayleigh, Steady, harvesting_radio, path_loss, wire
+from gradcode.network import Radio, Rayleigh, Steady, harvesting_radio, path_loss, rayleigh, wire
 
 
 def test_rayleigh_gains_are_clipped_exponentials() -> None:
@@ -55,6 +55,8 @@ def test_a_wire_carries_its_bandwidth() -> None:
         (lambda: Radio(0), "workers=0 must be a whole number from 1"),
         (lambda: Radio(2, slot=0.0), "slot=0.0 must be positive"),
         (lambda: Radio(2, harvest_max=-1.0), "harvest_max=-1.0 must not be negative"),
+        (lambda: harvesting_radio(2, unit=0.0), "unit=0.0 must be a positive number of bytes"),
+        (lambda: rayleigh(2, [1.0, 2.0, 3.0]), r"mean=\[1.0, 2.0, 3.0\] must be one number, or 2"),
         (lambda: wire(2, 0.0, 1.0), "bytes_per_second=0.0 and unit=1000 must be positive"),
     ],
 )

@@ -70,7 +70,12 @@ def systems(draw: st.DrawFn) -> tuple[FairUplink, int]:
         harvest_max=draw(st.sampled_from([0.0, 0.3, 5.0])),
     )
     uplink = FairUplink(
-        radio, draw(st.floats(0.1, 100.0)), weights, chi=draw(st.floats(0.01, 100.0)), sharing=draw(st.booleans())
+        radio,
+        draw(st.floats(0.1, 100.0)),
+        weights,
+        draw(st.floats(0.01, 100.0)),
+        energy=True,
+        sharing=draw(st.booleans()),
     )
     return uplink, draw(st.integers(0, 2**32))
 
@@ -238,6 +243,7 @@ def test_weights_share_as_they_say() -> None:
         ({"weights": [1.0, 2.0]}, r"weights=\[1.0, 2.0\] must be positive: one number, or 3"),
         ({"chi": -1.0}, "chi=-1.0 must be positive"),
         ({"theta": -1.0}, "theta=-1.0 must not be negative"),
+        ({"chi": 1.0, "battery": 9.0}, "chi=1.0 and battery=9.0 say the same"),
     ],
 )
 def test_what_is_refused(arguments: dict[str, object], message: str) -> None:
@@ -246,5 +252,5 @@ def test_what_is_refused(arguments: dict[str, object], message: str) -> None:
 
 
 def test_a_battery_below_one_slot_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"capacity=3\.0 J must be above power_max·slot"):
-        FairUplink.chi_for(Radio(3), 3.0)
+    with pytest.raises(ValueError, match=r"battery=3\.0 J must be above power_max·slot"):
+        FairUplink(Radio(3), battery=3.0)

@@ -26,7 +26,7 @@ from gradcode.network import (
 
 def wired(workers: int = 2, rate: float = 10.0, unit: float = 1.0) -> Uplink:
     """One channel of ``rate`` bytes a slot of a second, in turns."""
-    return Uplink(RoundRobin(wire(workers, rate, slot=1.0, unit=unit), energy=False), unit)
+    return Uplink(RoundRobin(wire(workers, rate, slot=1.0, unit=unit)), unit)
 
 
 def arrivals(run: Transmission, until: float) -> dict[int, float]:
@@ -168,7 +168,7 @@ def test_idle_time_is_passed_over_as_if_every_slot_had_been() -> None:
 def test_an_uplink_that_never_serves_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transmission, "_SILENCE", 50)
     radio = Radio(1, Rayleigh(1.0, most=12.0), harvest_max=0.0)
-    run = Uplink(FairUplink(radio, theta=0.0), unit=1.0).start(0)
+    run = Uplink(FairUplink(radio, theta=0.0, energy=True), unit=1.0).start(0)
     run.controller.queues.energy[:] = 0.0
     run.put(0, 0, 3, 0.0)
     with pytest.raises(GradcodeError, match=r"served nothing for 50 slots .*harvest_max=0.0"):

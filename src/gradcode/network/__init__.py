@@ -8,11 +8,14 @@ from gradcode.network.alone import Averages, jain, simulate
 from gradcode.network.baselines import BestChannel, MaxWeight, NoControl, RoundRobin
 from gradcode.network.channel import Channel, Rayleigh, Steady, path_loss
 from gradcode.network.fair import FairUplink
-from gradcode.network.presets import harvesting_radio, harvesting_uplink, wire
+from gradcode.network.presets import harvesting_radio, harvesting_uplink, rayleigh, wire
 from gradcode.network.radio import Controller, Flow, Queues, Radio, Slot, knapsack
+from gradcode.network.registry import CONTROLLERS, RADIOS
 from gradcode.network.transmission import Traffic, Transmission, Uplink
 
 __all__ = [
+    "CONTROLLERS",
+    "RADIOS",
     "Averages",
     "BestChannel",
     "Channel",
@@ -35,6 +38,7 @@ __all__ = [
     "jain",
     "knapsack",
     "path_loss",
+    "rayleigh",
     "simulate",
     "wire",
 ]

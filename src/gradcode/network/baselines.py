@@ -20,13 +20,14 @@ class Uncontrolled(ABC):
         radio: the limits.
         battery: J that a battery holds, full at first; what it cannot take in is not harvested. Give it what a
             :class:`FairUplink` needs (``energy_bound``) to compare the two.
-        energy: False: there are no batteries.
+        energy: False: there are no batteries. None: there are if the radio has anything to harvest.
 
     Raises:
         ValueError: a battery is not positive, or missing where there is energy to keep.
     """
 
-    def __init__(self, radio: Radio, battery: float | Floats | None = None, *, energy: bool = True) -> None:
+    def __init__(self, radio: Radio, battery: float | Floats | None = None, *, energy: bool | None = None) -> None:
+        energy = radio.harvest_max > 0 if energy is None else energy
         if energy and (battery is None or not np.all(np.asarray(battery) > 0)):
             raise ValueError(
                 f"battery={battery!r} must be positive: the joules that one holds; or give energy=False for none"

@@ -27,10 +27,12 @@ class FairUplink:
         radio: the limits.
         tradeoff: V > 0, what utility counts against backlog; an array (..., 1) runs systems side by side.
         weights: ω_i > 0, of all workers or (N,) one each.
-        chi: χ > 0, which matches units of energy and data; see :meth:`chi_for`.
+        chi: χ > 0, which matches units of energy and data; None: 1, or with a battery :meth:`chi_for` it.
         theta: θ_i in J; None: the least for which energy causality holds by itself. With a smaller one power is lowered
             to what the battery has, and the gap is not guaranteed.
-        energy: False: there are no batteries, and whoever sends does so with full power.
+        battery: J that is to be exactly enough for the workers' batteries; in place of ``chi``.
+        energy: False: there are no batteries, and whoever sends does so with full power. None: there are if the radio
+            has anything to harvest.
         sharing: a channel's bandwidth can be shared: a worker takes what its queue needs, and the rest is the next
             one's. False: a channel is one worker's for a whole slot.
 
@@ -47,10 +49,11 @@ class FairUplink:
         radio: Radio,
         tradeoff: float | Floats = 20.0,
         weights: npt.ArrayLike = 1.0,
-        chi: float = 1.0,
+        chi: float | None = None,
         theta: npt.ArrayLike | None = None,
         *,
-        energy: bool = True,
+        battery: float | None = None,
+        energy: bool | None = None,
         sharing: bool = False,
     ) -> None:
         shape = (radio.workers,)
@@ -59,11 +62,15 @@ class FairUplink:
             raise ValueError(f"weights={weights!r} must be positive: one number, or {radio.workers}, one per worker")
         if not np.all((np.asarray(tradeoff) > 0) & np.isfinite(tradeoff)):
             raise ValueError(f"tradeoff={tradeoff!r} must be positive and finite")
+        if chi is not None and battery is not None:
+            raise ValueError(f"chi={chi} and battery={battery} say the same: give one of them")
+        if chi is None:
+            chi = 1.0 if battery is None else self.chi_for(radio, battery, tradeoff, weights)
         if not 0 < chi < math.inf:
             raise ValueError(f"chi={chi} must be positive and finite")
         self.radio, self.tradeoff, self.chi = radio, tradeoff, chi
         self.weights = np.broadcast_to(given, shape)
-        self.energy, self.sharing = energy, sharing
+        self.energy, self.sharing = radio.harvest_max > 0 if energy is None else energy, sharing
         self.theta = self._least_theta if theta is None else np.broadcast_to(np.asarray(theta, dtype=np.float64), shape)
         if not np.all((self.theta >= 0) & np.isfinite(self.theta)):
             raise ValueError(f"theta={theta!r} must not be negative, and finite")
@@ -114,17 +121,17 @@ class FairUplink:
 
     @classmethod
     def chi_for(
-        cls, radio: Radio, capacity: float, tradeoff: float | Floats = 20.0, weights: npt.ArrayLike = 1.0
+        cls, radio: Radio, battery: float, tradeoff: float | Floats = 20.0, weights: npt.ArrayLike = 1.0
     ) -> float:
-        """The χ for which batteries of ``capacity`` J are exactly enough for the largest weight (section 6.4).
+        """The χ for which batteries of so many J are exactly enough for the largest weight (section 6.4).
 
         Raises:
-            ValueError: the capacity is not above what one slot can spend and harvest.
+            ValueError: the battery holds no more than what one slot can spend and harvest.
         """
-        spare = capacity - radio.power_max * radio.slot - radio.harvest_max
+        spare = battery - radio.power_max * radio.slot - radio.harvest_max
         if not 0 < spare < math.inf:
             least = radio.power_max * radio.slot + radio.harvest_max
-            raise ValueError(f"capacity={capacity} J must be above power_max·slot + harvest_max = {least:g} J")
+            raise ValueError(f"battery={battery} J must be above power_max·slot + harvest_max = {least:g} J")
         probe = cls(radio, tradeoff, weights)
         return float(np.max(probe._slope * probe.data_bound) / spare)
 
