@@ -83,11 +83,11 @@ def systems(draw: st.DrawFn) -> tuple[FairUplink, int]:
 @settings(max_examples=100, deadline=None)
 @given(systems())
 def test_no_slot_breaks_a_bound(system: tuple[FairUplink, int]) -> None:
-    """Q, Z, E, energy causality by itself, and conservation, in each of 100 slots; offers are often the largest."""
+    """Q, Z, E, energy causality by itself, and conservation, in each of 60 slots; offers are often the largest."""
     uplink, seed = system
     radio, rng = uplink.radio, np.random.default_rng(seed)
     near = 1 + 1e-12  # rounding of sums that are equal in real numbers
-    shape = (100, radio.workers)
+    shape = (60, radio.workers)
     offers = radio.offer_max * np.clip(2 * rng.random(shape) - 0.3, 0.0, 1.0)
     strengths = np.where(rng.random(shape) < 0.2, radio.channel.largest, radio.channel.sample(rng, shape))
     for offered, gains, harvest in zip(offers, strengths, radio.harvest_max * rng.random(shape), strict=True):
@@ -232,7 +232,7 @@ def test_weights_share_as_they_say() -> None:
     radio = Radio(3, Steady(), channels=1, power_max=1.0)
     uplink = FairUplink(radio, tradeoff=500.0, weights=[4.0, 1.0, 1.0], energy=False)
     assert uplink.gap == pytest.approx(0.099)
-    found = simulate(uplink, np.random.default_rng(5), 20_000)
+    found = simulate(uplink, np.random.default_rng(5), 8000)
     assert found.served[0] >= 0.9 and found.served.sum() == pytest.approx(1.0, abs=1e-9)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from gradcode.experiments.comparison import Comparisons, shown, write_table
 from gradcode.experiments.pictures import blank, save
-from gradcode.experiments.registry import Request, experiment
+from gradcode.experiments.registry import Request
 from gradcode.network import (
     Averages,
     BestChannel,
@@ -59,19 +59,8 @@ def setting() -> Radio:
     return Radio(8, Rayleigh(np.linspace(0.5, 4.0, 8), most=12.0), channels=2)
 
 
-@experiment(
-    "uplink",
-    summary="the fair Lyapunov uplink: utility and backlog as V grows, bounds in every slot, baselines when congested",
-    source="Wang et al. 2023 (arXiv 2205.07939), of which abstracts were read; expected numbers are this project's own "
-    "(two_stage.md, 8.3)",
-)
-def uplink(request: Request) -> Comparisons:
-    """Writes tradeoff, baselines and comparison as CSV and Markdown, the trade-off as PNG and SVG.
-
-    Raises:
-        GradcodeError: a file cannot be written.
-    """
-    found = Comparisons()
+def alone(request: Request, found: Comparisons) -> None:
+    """Table 8.3 and its figure, then the baselines."""
     slots, runs = (4000, 6) if request.quick else (REPORTED_SLOTS, 8)
     request.tell(f"V from {TRADEOFFS[0]} to {TRADEOFFS[-1]}: {runs} runs of {slots} slots")
     controller = FairUplink(setting(), np.array(TRADEOFFS, dtype=float)[:, None, None])
@@ -83,8 +72,6 @@ def uplink(request: Request) -> Comparisons:
     _shape(found, controller, measured)
     save(request, "tradeoff", _figure(controller, measured))
     baselines(request, found, slots // 2 if request.quick else slots, runs)
-    found.write(request.output / "comparison")
-    return found
 
 
 def measures(averages: Averages) -> dict[str, Floats]:
