@@ -13,7 +13,7 @@ from gradcode.network.channel import Floats
 from gradcode.network.radio import Flow, Queues, Radio, Slot, highest
 
 
-class Uncontrolled(ABC):
+class AdmitAll(ABC):
     """Admits everything; a subclass says who sends. Batteries are filled whenever there is room.
 
     Args:
@@ -69,7 +69,7 @@ class Uncontrolled(ABC):
         self.queues.load_state_dict(state)
 
 
-class RoundRobin(Uncontrolled):
+class RoundRobin(AdmitAll):
     """Those with data and energy take turns, by index."""
 
     _last = np.array([-1])  # (..., 1) who had a channel last
@@ -94,21 +94,21 @@ class RoundRobin(Uncontrolled):
         super().load_state_dict(queues)
 
 
-class BestChannel(Uncontrolled):
+class BestChannel(AdmitAll):
     """Those of the largest gains send, of those with data and energy."""
 
     def _shares(self, gains: Floats, carried: Floats) -> Floats:
         return highest(np.where(self._able(carried), gains, 0.0), self.radio.channels)
 
 
-class MaxWeight(Uncontrolled):
+class MaxWeight(AdmitAll):
     """Those with the largest Q_i·R_i send: short queues, but neither admission control nor care for batteries."""
 
     def _shares(self, gains: Floats, carried: Floats) -> Floats:
         return highest(self.queues.data * carried, self.radio.channels)
 
 
-class NoControl(Uncontrolled):
+class NoControl(AdmitAll):
     """Everybody with data sends at once, and the channels' bandwidth is shared equally, none having more than one."""
 
     def _shares(self, gains: Floats, carried: Floats) -> Floats:
