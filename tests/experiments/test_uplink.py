@@ -26,12 +26,12 @@ def test_every_number_agrees(quick: tuple[Comparisons, Path]) -> None:
     assert len(set(names)) == len(names)
     assert {f"utility, V = {v}" for v in TRADEOFFS} <= set(names)
     assert sum("bound of" in name for name in names) == 5 and sum("neither served" in name for name in names) == 8
-    assert sum(name.endswith("bytes lost") for name in names) == 24
+    assert sum(name.endswith("bytes lost") for name in names) == 28
 
 
 def test_tables_and_the_figure_are_there(quick: tuple[Comparisons, Path]) -> None:
     _, folder = quick
-    for table, rows in (("tradeoff", len(TRADEOFFS)), ("baselines", 7), ("loop", 24)):
+    for table, rows in (("tradeoff", len(TRADEOFFS)), ("baselines", 7), ("loop", 24), ("harvesting", 4)):
         with (folder / f"{table}.csv").open(newline="", encoding="utf-8") as file:
             lines = list(csv.reader(file))
         assert len(lines) == rows + 1 and len({len(line) for line in lines}) == 1

@@ -19,7 +19,7 @@ from gradcode.experiments.uplink.loop import loop
     "(two_stage.md, 8.3)",
 )
 def uplink(request: Request) -> Comparisons:
-    """Writes tradeoff, baselines, loop and comparison as CSV and Markdown, the trade-off as PNG and SVG.
+    """Writes tradeoff, baselines, loop, harvesting and comparison as CSV and Markdown, the trade-off as PNG and SVG.
 
     Raises:
         GradcodeError: a file cannot be written.

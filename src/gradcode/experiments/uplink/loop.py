@@ -27,6 +27,8 @@ from gradcode.network import (
     RoundRobin,
     Traffic,
     Uplink,
+    harvesting_radio,
+    harvesting_uplink,
     jain,
 )
 from gradcode.protocol import Floats, Report, Scheme
@@ -78,16 +80,18 @@ class Training:
     lost: float  # bytes admitted, less those served and those in the queues
 
 
-def train(scheme: Scheme, controller: Controller, iterations: int) -> Training:
+def train(
+    scheme: Scheme, controller: Controller, iterations: int, coordinates: int = COORDINATES, unit: float = UNIT
+) -> Training:
     """Iterations at the same parameters: what is measured is time and bytes."""
     rng = np.random.default_rng(0)
     objective = LeastSquares(
-        rng.standard_normal((40, COORDINATES)), rng.standard_normal(40), partitions=scheme.partitions
+        rng.standard_normal((40, coordinates)), rng.standard_normal(40), partitions=scheme.partitions
     )
     reports, traffic = list[Report](), list[Traffic]()
     law = ShiftedExponential(shift=0.1, rate=10.0)
     with (
-        SimulatedCluster(WORKERS, law, uplink=Uplink(controller, UNIT), seed=1) as cluster,
+        SimulatedCluster(scheme.workers, law, uplink=Uplink(controller, unit), seed=1) as cluster,
         Session.of(objective, scheme, cluster, listeners=[reports.append]) as session,
     ):
         for number in range(iterations):
@@ -128,3 +132,24 @@ def loop(request: Request, found: Comparisons) -> None:
             lines.append([method, name, *cells])
     header = ["scheme", "controller", "s per iteration", "s without uplink", "Jain of served", "kB/s served"]
     write_table(request.output / "loop", [*header, "% of it in vain"], lines)
+    _harvesting(request, found)
+
+
+def _harvesting(request: Request, found: Comparisons) -> None:
+    """Few replies over the air, with the physical constants: the price of waiting until a queue is worth the energy."""
+    distance, battery, lines = (20.0, 35.0, 50.0, 50.0, 65.0, 80.0), 0.02, []
+    iterations = 4 if request.quick else 50
+    scheme = schemes.uncoded(len(distance))
+    radio = harvesting_radio(scheme.workers, distance=distance)
+    named: dict[str, Controller] = {
+        f"fair, V = {v}": harvesting_uplink(scheme.workers, distance=distance, tradeoff=v, battery=battery)
+        for v in (2, 20, 200)
+    }
+    named["max-weight"] = MaxWeight(radio, battery)
+    for name, controller in named.items():
+        request.tell(f"over the air: {name}")
+        run = train(scheme, controller, iterations, coordinates=1000, unit=1000.0)
+        cost = run.seconds - run.without
+        found.add(f"over the air, {name}: bytes lost", 0.0, run.lost, 1e-6, "bytes", "rounding")
+        lines.append([name, f"{shown(float(cost.mean()))} ± {cost.std(ddof=1) / np.sqrt(iterations):.1g}"])
+    write_table(request.output / "harvesting", ["controller", "s per iteration that the uplink adds"], lines)
