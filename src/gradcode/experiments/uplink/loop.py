@@ -111,7 +111,7 @@ def train(
 
 def loop(request: Request, found: Comparisons) -> None:
     """Every scheme under every controller, in one table."""
-    iterations, lines = 6 if request.quick else 100, []
+    iterations, lines = 3 if request.quick else 100, []
     for method, scheme in methods().items():
         request.tell(f"through the uplink: {method}")
         for name, controller in controllers().items():
@@ -138,7 +138,7 @@ def loop(request: Request, found: Comparisons) -> None:
 def _harvesting(request: Request, found: Comparisons) -> None:
     """Few replies over the air, with the physical constants: the price of waiting until a queue is worth the energy."""
     distance, battery, lines = (20.0, 35.0, 50.0, 50.0, 65.0, 80.0), 0.02, []
-    iterations = 4 if request.quick else 50
+    iterations = 2 if request.quick else 50
     scheme = schemes.uncoded(len(distance))
     radio = harvesting_radio(scheme.workers, distance=distance)
     named: dict[str, Controller] = {
