@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from gradcode import codes, compression, delays, schemes
+from gradcode import codes, compression, delays, network, schemes
 from gradcode.codes import GradientCode
 
 ROOT = Path(__file__).parent.parent
@@ -115,6 +115,7 @@ def test_the_readme_leads_to_every_page() -> None:
         ("codes.md", sorted(codes.REGISTRY)),
         ("compression.md", sorted(compression.REGISTRY)),
         ("encoded.md", sorted(codes.encoders.REGISTRY)),
+        ("network.md", [*network.CONTROLLERS, *network.RADIOS]),
         ("schemes.md", [entry.name for entry in schemes.available()]),
         ("delays.md", sorted(delays.LAWS)),
     ],
@@ -215,6 +216,7 @@ FLOORS = {
     "codes": 1,
     "compression": 1,
     "delays": 1,
+    "network": 2,
     "schemes": 2,
     "training": 3,
     "clusters": 4,
@@ -281,7 +283,11 @@ def test_imports_only_go_down() -> None:
 
 @pytest.mark.parametrize(
     ("room", "unknown"),
-    [("codes", {"torch", "multiprocessing", "time"}), ("delays", {"torch", "multiprocessing", "time"})],
+    [
+        ("codes", {"torch", "multiprocessing", "time"}),
+        ("delays", {"torch", "multiprocessing", "time"}),
+        ("network", {"torch", "multiprocessing", "time"}),
+    ],
 )
 def test_the_ground_floor_knows_no_torch_and_no_clock(room: str, unknown: set[str]) -> None:
     found = []

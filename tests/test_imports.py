@@ -17,6 +17,7 @@ LIGHT = [
     "gradcode.codes",
     "gradcode.compression",
     "gradcode.delays",
+    "gradcode.network",
     "gradcode.schemes",
 ]
 
@@ -51,7 +52,9 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         gradcode.sessions  # noqa: B018
 
 
-@pytest.mark.parametrize("room", ["clusters", "codes", "compression", "delays", "schemes", "solvers", "training"])
+@pytest.mark.parametrize(
+    "room", ["clusters", "codes", "compression", "delays", "network", "schemes", "solvers", "training"]
+)
 def test_rooms_offer_what_they_list(room: str) -> None:
     module = importlib.import_module(f"gradcode.{room}")
     assert module.__all__ and all(hasattr(module, name) for name in module.__all__)

@@ -13,7 +13,19 @@ from gradcode import errors
 from gradcode.errors import GradcodeError, GradcodeWarning
 
 if TYPE_CHECKING:
-    from gradcode import catalog, clusters, codes, compression, delays, planning, reporting, schemes, solvers, training
+    from gradcode import (
+        catalog,
+        clusters,
+        codes,
+        compression,
+        delays,
+        network,
+        planning,
+        reporting,
+        schemes,
+        solvers,
+        training,
+    )
     from gradcode.clusters import LocalCluster, SimulatedCluster
     from gradcode.clusters.ray import RayCluster
     from gradcode.protocol import Report
@@ -37,6 +49,7 @@ _ROOMS = (
     "codes",
     "compression",
     "delays",
+    "network",
     "planning",
     "reporting",
     "schemes",
@@ -60,6 +73,7 @@ __all__ = [
     "compression",
     "delays",
     "errors",
+    "network",
     "planning",
     "reporting",
     "schemes",

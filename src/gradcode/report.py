@@ -103,7 +103,7 @@ class Report:
         bytes_up, bytes_down, uploads, notices, downloads, clipped, computations, overruns, work: as in
             :class:`Outcome`.
         order_statistic: the scheme's own duration for the delays of this iteration, which leaves out the time that the
-            master takes to receive replies; NaN where they are not known.
+            master takes to receive replies and that of an uplink; NaN where they are not known.
         fluid: the earliest time at which the work finished by all workers adds up to one pass; NaN likewise.
     """
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 import gradcode
+from gradcode import network
 from gradcode.cli import build
 from gradcode.cli.config import Config, Given, changed, load
 from gradcode.cli.run import run
@@ -18,6 +20,7 @@ from gradcode.topology import shape_of
 
 CODED = 'scheme={name="%s"%s}'
 RAY = 'cluster={kind="ray", workers=4%s}'
+UPLINK = "cluster.uplink={name='%s', tradeoff=0, radio={name='%s', bytes_per_second=1e4, slot=0.5%s}}"
 
 # --set arguments, the key that the message must name, and what else it must say.
 WRONG = [
@@ -105,6 +108,12 @@ WRONG = [
     (["cluster.delays.shap=2.0"], "cluster.delays.shap=2.0", 'did you mean "shape"'),
     (["cluster.delays=slow"], "cluster.delays='slow'", "number of seconds"),
     (['cluster.delays={law="trace", path="nowhere.csv"}'], "cluster.delays", "nowhere.csv"),
+    ([UPLINK % ("fare", "wire", "")], "cluster.uplink.name", 'did you mean "fair"'),
+    ([UPLINK % ("fair", "wires", "")], "cluster.uplink.radio.name", 'did you mean "wire"'),
+    ([UPLINK % ("fair", "wire", ", speed=3")], "cluster.uplink.radio.speed", "unknown key"),
+    ([UPLINK % ("fair", "harvesting", "")], "cluster.uplink.radio.bytes_per_second", "unknown key"),
+    ([UPLINK % ("fair", "wire", "")], "cluster.uplink.tradeoff", "positive"),
+    (["cluster.uplink={name='fair'}"], "cluster.uplink.radio", "missing"),
     (["session.sampling=all"], 'session.sampling = "all"', "placed, global"),
     (["session.devices=['gpu']"], 'session.devices = ["gpu"]', "cuda:0"),
     (["session.reply_dtype=int8"], 'session.reply_dtype = "int8"', "bfloat16"),
@@ -165,7 +174,7 @@ def test_a_kind_has_its_clusters_arguments_and_defaults(config: Path, kind: str,
     options = load(config, [f'cluster={{kind="{kind}", workers=4}}']).config.cluster.options
     parameters = inspect.signature(getattr(gradcode, cluster)).parameters
     own = {name: parameter.default for name, parameter in parameters.items()}
-    said_elsewhere = {"workers", "delays", "seed"}
+    said_elsewhere = {"workers", "delays", "seed", "uplink"}
     assert options.keys() == own.keys() - said_elsewhere
     assert all(own[name] == (tuple(value) if name == "losses" else value) for name, value in options.items())
 
@@ -179,6 +188,24 @@ def test_a_ray_cluster_in_a_configuration(config: Path) -> None:
     assert options["address"] == "auto" and options["resources"] == {"num_gpus": 1, "tpu": 0.5}
     assert options["runtime_env"] == {"env_vars": {"A": "b"}} and options["patience"] == 9
     assert options["max_restarts"] is None, "inf is without end"
+
+
+def test_an_uplink_in_a_configuration(config: Path) -> None:
+    """A wire in units of 100 bytes: 2 channels that carry 1e4 bytes a second together, in slots of 0.5 s."""
+    radio = "{name='wire', bytes_per_second=1e4, slot=0.5, channels=2}"
+    table = f"{{name='fair', tradeoff=7.0, sharing=true, unit=100, radio={radio}}}"
+    given = load(config, [f"cluster.uplink={table}"])
+    plan = build.plan(given)
+    assert plan.uplink is not None and plan.uplink.unit == 100
+    controller = plan.uplink.controller
+    assert isinstance(controller, network.FairUplink) and controller.tradeoff == 7.0 and controller.sharing
+    assert controller.radio.workers == 4 and controller.radio.rate_max == pytest.approx(25.0) and not controller.energy
+    assert build.cluster(given, plan.table, plan.uplink).uplink is plan.uplink
+    other = load(config, ["cluster.uplink={name='max_weight', battery=0.01, radio={name='harvesting'}}"])
+    assert repr(build.plan(other).uplink.controller) == "MaxWeight(workers=4)"
+    run(given, config.parent / "run")
+    times = [json.loads(line)["time"] for line in (config.parent / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len(times) == 8 and min(times) >= 1.0  # a reply is admitted in one slot of 0.5 s and served in a later one
 
 
 def test_set_makes_tables(config: Path) -> None:

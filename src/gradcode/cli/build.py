@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gradcode import codes, compression, delays, schemes
+from gradcode import codes, compression, delays, network, schemes
 from gradcode.cli.arguments import blamed, call, target
 from gradcode.cli.config import Choice, CompressionTable, Given, ModelTable, Part
 from gradcode.cli.messages import allowed, with_nearest
@@ -31,19 +31,20 @@ _MADE_FOR = {"block_coordinate": codes.block}
 
 @dataclass(frozen=True)
 class Plan:
-    """What needs no torch: the scheme, and how long its workers take."""
+    """What needs no torch: the scheme, how long its workers take, and the uplink that they share."""
 
     scheme: Scheme
     table: DelayTable | None
+    uplink: network.Uplink | None = None
 
 
 def plan(given: Given) -> Plan:
-    """The scheme and the delays.
+    """The scheme, the delays and the uplink.
 
     Raises:
         ConfigError: names file, key, value and what is allowed.
     """
-    return Plan(_scheme(given), _delays(given))
+    return Plan(_scheme(given), _delays(given), _uplink(given))
 
 
 def _scheme(given: Given) -> Scheme:
@@ -202,7 +203,21 @@ def _delays(given: Given) -> DelayTable | None:
         raise given.refuse("cluster.delays", f": {message}") from error
 
 
-def cluster(given: Given, table: DelayTable | None) -> Cluster:
+def _uplink(given: Given) -> network.Uplink | None:
+    table, key = given.config.cluster.uplink, "cluster.uplink"
+    if table is None:
+        return None
+    if table.name not in network.CONTROLLERS:
+        raise given.refuse(f"{key}.name", f"is no controller; it {allowed(table.name, network.CONTROLLERS)}")
+    if table.radio.name not in network.RADIOS:
+        raise given.refuse(f"{key}.radio.name", f"is no radio; it {allowed(table.radio.name, network.RADIOS)}")
+    context = {"workers": given.config.cluster.workers, "unit": table.unit}
+    radio = call(given, f"{key}.radio", network.RADIOS[table.radio.name], table.radio.arguments, context)
+    controller = call(given, key, network.CONTROLLERS[table.name], table.arguments, {"radio": radio})
+    return network.Uplink(controller, table.unit)
+
+
+def cluster(given: Given, table: DelayTable | None, uplink: network.Uplink | None = None) -> Cluster:
     """The cluster, not yet open."""
     from gradcode.clusters import LocalCluster, SimulatedCluster
 
@@ -213,7 +228,7 @@ def cluster(given: Given, table: DelayTable | None) -> Cluster:
 
         kinds["ray"] = RayCluster
     with blamed(given, "cluster", given.raw["cluster"]):
-        return kinds[config.kind](config.workers, delays=table, seed=config.seed, **config.options)
+        return kinds[config.kind](config.workers, delays=table, uplink=uplink, seed=config.seed, **config.options)
 
 
 @dataclass(frozen=True)
@@ -340,7 +355,7 @@ def session(given: Given, plan: Plan, parts: Learning) -> Session:
     dtype = None if options.reply_dtype is None else getattr(torch, options.reply_dtype)
     with blamed(given, "scheme", given.raw["scheme"]):
         check_edges(plan.scheme.layout, plan.scheme.inner)
-    machine = cluster(given, plan.table)
+    machine = cluster(given, plan.table, plan.uplink)
     try:
         return Session(
             parts.model,

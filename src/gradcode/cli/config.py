@@ -110,6 +110,13 @@ _KEYS = {
 }
 
 
+class UplinkTable(Choice):
+    """The uplink that all workers share: a controller and its arguments, on a radio."""
+
+    radio: Choice
+    unit: float = Field(default=1000.0, gt=0)
+
+
 def _none_if_infinite(value: Any) -> Any:
     """TOML has no null: what has no end is ``inf`` there."""
     return None if value == math.inf else value
@@ -124,6 +131,7 @@ class ClusterTable(Table):
     delays: Any = None
     seed: int | None = Field(default=None, ge=0)
     on_shortfall: Literal["wait", "approximate", "raise"] = "wait"
+    uplink: UplinkTable | None = None
     threads: int = Field(default=1, ge=1)
     delay_mode: Literal["extra", "emulate"] = "extra"
     patience: float | None = Field(default=None, gt=0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -33,6 +33,9 @@ from gradcode.protocol import (
     Work,
 )
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 OnShortfall = Literal["wait", "approximate", "raise"]
 ON_SHORTFALL: tuple[OnShortfall, ...] = ("wait", "approximate", "raise")
 
@@ -42,6 +45,11 @@ NOTICE_BYTES = 16  # of an answer without payload
 def below(on_shortfall: OnShortfall) -> OnShortfall:
     """What edge nodes do: one that falls short says so, else its parent would take an approximation for exact."""
     return "raise" if on_shortfall == "approximate" else on_shortfall
+
+
+def size_up(payload: Tensor | None) -> int:
+    """Bytes of an answer on its way to the master."""
+    return NOTICE_BYTES if payload is None else payload.numel() * payload.element_size()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +141,12 @@ class Ledger:
         self.open.pop(order.slot)
         self.heard.add(order.worker)
         self.arrivals[order.worker] = reply.time
+        self.bytes_up += size_up(reply.payload)
         if reply.payload is None:
             self.notices += 1
-            self.bytes_up += NOTICE_BYTES
         else:
             self.uploads += 1
             self.clipped += reply.clipped
-            self.bytes_up += reply.payload.numel() * reply.payload.element_size()
         self._told.append((order, reply.statistics))
 
     def heard_of(self, combination: Combination) -> Floats:

@@ -29,6 +29,7 @@ from gradcode.clusters.worker import OrderBook
 from gradcode.delays import Delays, DelayTable
 from gradcode.delays.law import Source as DelaySource
 from gradcode.errors import WorkerError
+from gradcode.network import Uplink
 from gradcode.protocol import Failure, Keep, Layout, Order, Reply, Scheme, Source
 from gradcode.topology import Branch
 
@@ -59,7 +60,9 @@ class LocalCluster(RealTimeCluster):
         on_shortfall: when too few workers are left: ``"wait"`` starts lost workers again and again, with growing
             pauses; ``"approximate"`` takes what there is; ``"raise"`` raises.
         patience: seconds after which a silent worker that owes an answer is killed and started again; None: never.
-        seed: of the drawn delays; None: the session's.
+        uplink: that replies pass through in real time. They lie in shared memory as soon as they are computed, so here
+            it is a delay. None: they are used at once.
+        seed: of the drawn delays, and of the uplink's channel; None: the session's.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -76,9 +79,10 @@ class LocalCluster(RealTimeCluster):
         threads: int = 1,
         on_shortfall: OnShortfall = "wait",
         patience: float | None = None,
+        uplink: Uplink | None = None,
         seed: int | None = None,
     ) -> None:
-        super().__init__(workers, topology, delays, delay_mode, threads, on_shortfall, patience, seed)
+        super().__init__(workers, topology, delays, delay_mode, threads, on_shortfall, patience, uplink, seed)
         self._hands: list[Hand] = []
         self._selector: selectors.BaseSelector | None = None
         self._resources = ExitStack()

@@ -30,6 +30,7 @@ from gradcode.clusters.worker import OrderBook
 from gradcode.delays import Delays, DelayTable
 from gradcode.delays.law import Source as DelaySource
 from gradcode.errors import GradcodeError, GradcodeWarning, WorkerError
+from gradcode.network import Uplink
 from gradcode.protocol import Failure, Keep, Layout, Loss, Order, Reply, Scheme, Source
 from gradcode.topology import Branch
 
@@ -64,7 +65,9 @@ class RayCluster(RealTimeCluster):
         max_restarts: of a worker in a row, without a reply between them, before it is gone for good; None: no end.
         start_timeout: seconds in which all workers must be ready at first. One that is started again and takes longer
             waits for room on; unless ``on_shortfall`` is ``"wait"``, training then goes on as if it were gone.
-        seed: of the drawn delays; None: the session's.
+        uplink: decides slot by slot, in real time, which of the replies that are ready the master fetches next: a reply
+            stays in the store of its machine until all of its bytes have been served. None: fetched as they come.
+        seed: of the drawn delays, and of the uplink's channel; None: the session's.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -86,9 +89,10 @@ class RayCluster(RealTimeCluster):
         patience: float | None = None,
         max_restarts: int | None = 3,
         start_timeout: float = 120.0,
+        uplink: Uplink | None = None,
         seed: int | None = None,
     ) -> None:
-        super().__init__(workers, topology, delays, delay_mode, threads, on_shortfall, patience, seed)
+        super().__init__(workers, topology, delays, delay_mode, threads, on_shortfall, patience, uplink, seed)
         if placement not in _STRATEGY:
             raise ValueError(f"placement={placement!r} must be one of {', '.join(_STRATEGY)}")
         if max_restarts is not None and max_restarts < 0:
@@ -373,7 +377,9 @@ class RayCluster(RealTimeCluster):
         return self._fetched(arrivals), dead
 
     def _fetched(self, arrivals: list[Arrival]) -> list[Arrival]:
-        """With the payloads that are wanted and on this machine already, all of them at once."""
+        """With the payloads that are wanted and on this machine already, all of them at once; not before an uplink."""
+        if self._passage.there:
+            return arrivals
         here = [
             index
             for index, (hand, record, _, _) in enumerate(arrivals)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from abc import ABC, abstractmethod
@@ -13,10 +14,11 @@ import torch
 from torch import Tensor
 
 from gradcode.clusters.carrier import DelayMode
-from gradcode.clusters.driver import ON_SHORTFALL, Ledger, OnShortfall, Standing, Wait, iterate
+from gradcode.clusters.driver import NOTICE_BYTES, ON_SHORTFALL, Ledger, OnShortfall, Standing, Wait, iterate
 from gradcode.clusters.edge import check_edges
 from gradcode.clusters.injected import Injected, delay_table
 from gradcode.clusters.inspection import STRIKES, Inspection
+from gradcode.clusters.passage import Passage, checked
 from gradcode.clusters.post import ABANDONED, MISSING, NOT_FINITE, READY, REPLY, Message, PlannedOrder, Record
 from gradcode.clusters.reception import Reception
 from gradcode.clusters.roster import Arrival, Hand
@@ -24,6 +26,7 @@ from gradcode.clusters.worker import OrderBook
 from gradcode.delays import Delays, DelayTable
 from gradcode.delays.law import Source as DelaySource
 from gradcode.errors import GradcodeError, GradcodeWarning, Shortfall
+from gradcode.network import Traffic, Transmission, Uplink
 from gradcode.protocol import (
     Event,
     Expired,
@@ -74,6 +77,7 @@ class RealTimeCluster(ABC):
         threads: int,
         on_shortfall: OnShortfall,
         patience: float | None,
+        uplink: Uplink | None,
         seed: int | None,
     ) -> None:
         self.topology = tree(workers, topology)
@@ -89,6 +93,11 @@ class RealTimeCluster(ABC):
         self._branch = self.topology  # who the master's children are
         self.on_shortfall, self.patience = on_shortfall, patience
         self._delays, self._mode, self._seed = delays, delay_mode, seed
+        self.uplink = checked(uplink, self.topology)
+        self.traffic: Traffic | None = None
+        self._transmission: Transmission | None = None
+        self._passage: Passage[Arrival] = Passage(None)  # of the iteration that runs
+        self._start_time = self._ended = 0.0  # when it started, and when the last one ended
         self._hands: Sequence[Hand] = ()
         self._queue: deque[Arrival | Loss | Failure] = deque()
         self._shown: set[tuple[int, str]] = set()
@@ -220,7 +229,9 @@ class RealTimeCluster(ABC):
         self._branch = self.topology if any(inner) else self.topology.flat
         try:
             self._table = self._make_table(seed if self._seed is None else self._seed)
-            self._source = source
+            self._source, self._ended = source, time.monotonic()
+            if self.uplink is not None:
+                self._transmission = self.uplink.start(seed if self._seed is None else self._seed)
             self._standing = Standing()
             self._open(source, layout, seed, like, reply_dtype, inner)
         except BaseException:
@@ -299,6 +310,9 @@ class RealTimeCluster(ABC):
         relayed = self._branch.edge < 0 and not self._edges
         self._injected = Injected(self._table, iteration.number, self._branch, relayed, self._book)
         self._reception = Reception(self._injected.receive)
+        self._passage = Passage(self._transmission)
+        if self._transmission is not None:
+            self._transmission.wait(start - self._ended)
         self._ordered, self._last = 0.0, self._start_time
         driver = iterate(scheme, self._ledger, self.on_shortfall)
         event: Event | None = None
@@ -316,6 +330,9 @@ class RealTimeCluster(ABC):
             # Before the optimizer writes: whoever reads its parameters in place reads torn ones from now on.
             self._over()
             self._serial, self._open_orders = -1, {}
+            self._ended, self._passage = time.monotonic(), Passage(None)
+            if self._transmission is not None:
+                self.traffic = self._transmission.end(self._ended - self._start_time)
 
     def _between(self) -> None:
         """Takes in what happened since the last iteration: late records, deaths, workers due to start again."""
@@ -327,6 +344,7 @@ class RealTimeCluster(ABC):
         """Says what is not wanted any more, then gives the new orders, one message per worker."""
         if wait.abandoned:
             self._unwant(wait.abandoned)
+            self._passage.withdraw(wait.abandoned)
         for keep in wait.kept:
             self._keep(keep)
         self._injected.give(wait.orders)
@@ -369,9 +387,10 @@ class RealTimeCluster(ABC):
                     f"iteration {self._number} cannot be finished: workers {sorted(self._ledger.heard)} answered and "
                     f"nothing is under way"
                 )
-            # Whoever receives replies one after the other does not wait for several.
-            awaits = 1 if self._reception.seconds else wait.awaits
-            self._poll(None if wait.deadline is None else wait.deadline - now, awaits)
+            # Whoever receives replies one after the other, or slot by slot, does not wait for several.
+            awaits = 1 if self._reception.seconds or self._passage.there else wait.awaits
+            until = min(math.inf if wait.deadline is None else wait.deadline, self._passage.due)
+            self._poll(None if until == math.inf else max(0.0, until - now), awaits)
 
     def _receive(self, event: Arrival | Loss | Failure, deadline: float | None) -> bool:
         """Waits until the reply that is next in the queue is received; False: the deadline comes before that."""
@@ -391,7 +410,7 @@ class RealTimeCluster(ABC):
         order = self._open_orders.get(record.slot)
         if order is None or order.worker != hand.worker:
             return None
-        self._last = record.ended
+        self._last = at if self._passage.there else record.ended
         return self._answer(event, order, at - self._start_time)
 
     def _poll(self, seconds: float | None, awaits: int = 1) -> None:
@@ -402,7 +421,7 @@ class RealTimeCluster(ABC):
                 self._start(hand)
         times = [hand.again for hand in self._hands if hand.again]
         if self.patience is not None and self._serial >= 0:
-            owing = {order.worker for order in self._open_orders.values()}
+            owing = self._owing
             times += [self._hands[w].silent_since + self._patience_with(w) for w in owing if self._hands[w].ready]
         if times:
             soonest = max(0.0, min(times) - now)
@@ -417,6 +436,28 @@ class RealTimeCluster(ABC):
             self._bury(hand)
         if self.patience is not None and self._serial >= 0:
             self._kill_silent()
+        self._pass_slots(time.monotonic())
+
+    @property
+    def _owing(self) -> set[int]:
+        """Workers that owe an answer: none whose answers are all on their way through the uplink."""
+        return {order.worker for slot, order in self._open_orders.items() if slot not in self._passage}
+
+    def _pass_slots(self, now: float) -> None:
+        """The slots of the uplink up to now: what arrives in them is in the queue."""
+        while self._passage.due <= now - self._start_time:
+            self._queue.extend(arrival._replace(at=now) for arrival in self._passage.land())
+            self._passage.begin()
+
+    def _pass_on(self, arrival: Arrival) -> None:
+        """A reply is ready: it is in the queue, unless there is an uplink to pass."""
+        record = arrival.record
+        if not self._passage.there:
+            self._queue.append(arrival)
+        elif record.slot in self._open_orders:
+            self._pass_slots(arrival.at)
+            size = NOTICE_BYTES if record.sent < 0 else record.sent
+            self._passage.put(arrival, arrival.hand.worker, record.slot, size, arrival.at - self._start_time)
 
     def _hear(self, arrival: Arrival) -> None:
         hand, record, at, _ = arrival
@@ -434,7 +475,7 @@ class RealTimeCluster(ABC):
         if record.kind == ABANDONED or not current:
             return
         if record.kind == REPLY:
-            self._queue.append(arrival)
+            self._pass_on(arrival)
         else:
             kinds: dict[int, Literal["not finite", "forgotten"]] = {NOT_FINITE: "not finite", MISSING: "forgotten"}
             kind: Literal["raised", "not finite", "forgotten"] = kinds.get(record.kind, "raised")
@@ -451,6 +492,7 @@ class RealTimeCluster(ABC):
     def _bury(self, hand: Hand) -> None:
         """A worker is dead: it is started again, now or after a pause, unless it dies again and again."""
         hand.forget()
+        self._passage.lose(hand.worker)
         self._inspection.forgive(hand.worker)
         self._standing.holders.pop(hand.worker, None)
         hand.deaths += 1
@@ -473,7 +515,7 @@ class RealTimeCluster(ABC):
     def _kill_silent(self) -> None:
         """``patience``: a silent worker is made a lost one, by killing it; its death is then seen as any other."""
         now = time.monotonic()
-        for worker in {order.worker for order in self._open_orders.values()}:
+        for worker in self._owing:
             hand = self._hands[worker]
             if hand.ready and now - hand.silent_since > self._patience_with(worker):
                 hand.kill()

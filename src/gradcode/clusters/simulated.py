@@ -14,11 +14,13 @@ from gradcode.clusters.driver import ON_SHORTFALL, OnShortfall
 from gradcode.clusters.edge import check_edges
 from gradcode.clusters.injected import delay_table
 from gradcode.clusters.once import Once
+from gradcode.clusters.passage import checked
 from gradcode.clusters.simulation import Run
 from gradcode.clusters.station import ScriptedLoss, Station, World
 from gradcode.delays import Delays, DelayTable
 from gradcode.delays.law import Source as DelaySource
 from gradcode.errors import GradcodeError, Shortfall
+from gradcode.network import Traffic, Transmission, Uplink
 from gradcode.protocol import Iteration, Layout, Outcome, Scheme, Source
 from gradcode.topology import tree
 from gradcode.training.seeding import preserved
@@ -42,7 +44,10 @@ class SimulatedCluster:
         losses: workers that die, and when; edge nodes, which take their workers along, are numbered after the workers.
         restart: seconds after which a lost worker is back.
         on_shortfall: ``"wait"``, ``"approximate"`` or ``"raise"`` when too few workers are left.
-        seed: of the drawn delays; None: the session's.
+        uplink: that replies pass through when they are ready, after whatever time the delays give a message: all share
+            it, and a worker is free once its reply waits to be admitted. The queues go on from iteration to iteration.
+            None: each worker has a link of its own. Goes with workers that the master speaks to itself.
+        seed: of the drawn delays, and of the uplink's channel; None: the session's.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -58,6 +63,7 @@ class SimulatedCluster:
         losses: Sequence[Sequence[float]] = (),
         restart: float = 0.0,
         on_shortfall: OnShortfall = "wait",
+        uplink: Uplink | None = None,
         seed: int | None = None,
     ) -> None:
         self.topology = tree(workers, topology)
@@ -69,8 +75,11 @@ class SimulatedCluster:
         self.on_shortfall = on_shortfall
         self._delays, self._seed = delays, seed
         self._abandon, self._restart = abandon, restart
+        self.uplink = checked(uplink, self.topology)
+        self.traffic: Traffic | None = None
         self._losses = [_scripted(loss, self.workers + len(self.topology.edges)) for loss in losses]
         self._now = 0.0
+        self._transmission: Transmission | None = None
         self._root: Station | None = None
 
     def __enter__(self) -> Self:
@@ -101,6 +110,8 @@ class SimulatedCluster:
         self.buffers = torch.zeros(source.buffers, dtype=torch.float64)
         self._source.bind(self.parameters, self.buffers, 0)
         table = delay_table(self._delays, self.topology, seed if self._seed is None else self._seed)
+        if self.uplink is not None:
+            self._transmission = self.uplink.start(seed if self._seed is None else self._seed)
         world = World(
             self._source,
             seed,
@@ -112,6 +123,7 @@ class SimulatedCluster:
             self._abandon,
             self._restart,
             self.on_shortfall,
+            self._transmission,
         )
         branch = self.topology if any(inner) else self.topology.flat
         self._root = Station(world, branch, layout, inner, reply_dtype)
@@ -134,10 +146,11 @@ class SimulatedCluster:
         self._root = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The memories, what is kept, and how long workers are still busy with what nobody wants."""
+        """The memories, what is kept, how long workers are still busy with what nobody wants, and the uplink."""
         busy = [(station.busy - (self._now - station.ended)).clip(0.0).tolist() for station in self._stations()]
         kept = None if self._root is None else (self._root.kept.clone(), self._root.kept_buffers.clone())
-        return {"memory": self.memory, "busy": busy, "kept": kept}
+        uplink = None if self._transmission is None else self._transmission.state_dict()
+        return {"memory": self.memory, "busy": busy, "kept": kept, "uplink": uplink}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.memory is not None:
@@ -148,6 +161,8 @@ class SimulatedCluster:
             self._root.standing.holders.clear()
         for station, busy in zip(self._stations(), state.get("busy", ()), strict=False):
             station.busy, station.ended = np.array(busy, dtype=np.float64), self._now
+        if self._transmission is not None and state.get("uplink") is not None:
+            self._transmission.load_state_dict(state["uplink"])
 
     def run(self, scheme: Scheme, iteration: Iteration) -> Outcome:
         """One iteration; see :class:`gradcode.protocol.Cluster`.
@@ -165,14 +180,18 @@ class SimulatedCluster:
             self._source.prepare(iteration.number)
             run = Run(self._root, scheme, iteration, self._now, 0.0)
             run.begin()
-            while not run.done:
-                if run.due[0] == np.inf:
-                    raise Shortfall(
-                        f"iteration {iteration.number} never ends: {scheme!r} has replies of workers "
-                        f"{sorted(run.ledger.heard)} and waits for workers that never answer (infinite delay); "
-                        f"give the scheme a deadline or a higher tolerance"
-                    )
-                run.step()
+            try:
+                while not run.done:
+                    if run.due[0] == np.inf:
+                        raise Shortfall(
+                            f"iteration {iteration.number} never ends: {scheme!r} has replies of workers "
+                            f"{sorted(run.ledger.heard)} and waits for workers that never answer (infinite delay); "
+                            f"give the scheme a deadline or a higher tolerance"
+                        )
+                    run.step()
+            finally:
+                if self._transmission is not None:
+                    self.traffic = self._transmission.end(run.now)
         self._now += run.now
         injected = run.injected
         return run.ledger.outcome(run.now, run.sending, time.monotonic(), injected.compute, injected.communicate)

@@ -12,8 +12,9 @@ from typing import Literal
 
 import numpy as np
 
-from gradcode.clusters.driver import Ledger, Wait, below, iterate
+from gradcode.clusters.driver import Ledger, Wait, below, iterate, size_up
 from gradcode.clusters.injected import Injected
+from gradcode.clusters.passage import Passage
 from gradcode.clusters.reception import Inbox
 from gradcode.clusters.station import Station
 from gradcode.clusters.worker import Answer, MissingError
@@ -21,7 +22,7 @@ from gradcode.errors import GradcodeError, NonFiniteLoss
 from gradcode.protocol import Event, Expired, Failure, Iteration, Loss, Order, Reply, Scheme, Work
 from gradcode.topology import Branch
 
-_BELOW, _RECEIVED, _COMPUTED, _REPLY, _LOSS, _DEADLINE = range(-2, 4)
+_BELOW, _RECEIVED, _COMPUTED, _REPLY, _LANDED, _LOSS, _DEADLINE, _SLOT = range(-2, 6)
 _NEVER = (np.inf, _DEADLINE)
 
 
@@ -68,6 +69,7 @@ class Run:
         )
         self.injected = Injected(world.table, iteration.number, station.branch, station.relayed, station.books[0])
         self.inbox = Inbox(self.injected.receive, self.ledger.open)
+        self.passage: Passage[Reply] = Passage(world.uplink)
         since = day + start - station.ended
         self.hands = [_Hand(free=start + max(0.0, float(busy) - since)) for busy in station.busy]
         self.heap: list[tuple[float, int, int, int]] = []
@@ -98,7 +100,7 @@ class Run:
         """When something happens here or below, and of which kind; ``inf``: never.
 
         At equal times edge nodes come first, then what is received, then messages that are ready to be sent, replies
-        that come, losses, the deadline.
+        that come, losses, the deadline, and last a slot of the uplink, in which all that is ready by then takes part.
         """
         if self.done:
             return _NEVER
@@ -109,6 +111,7 @@ class Run:
             times.append((max(self.now, self.start + self._wait.deadline), _DEADLINE))
         if self._running:
             times.append((self._soonest()[0], _BELOW))
+        times.append((max(self.now, self.passage.due), _LANDED if self.passage.landing else _SLOT))
         return min(times)
 
     def step(self) -> None:
@@ -119,12 +122,19 @@ class Run:
             self._step_below(self._soonest()[1])
         elif kind == _DEADLINE:
             self._resume(Expired(self.now - self.start))
+        elif kind == _LANDED:
+            for reply in self.passage.land():
+                self.inbox.put(reply, self.now)
+        elif kind == _SLOT:
+            self.passage.begin()
         elif kind != _RECEIVED:
             _, _, child, _ = heapq.heappop(self.heap)
             if kind == _COMPUTED:
                 self._send(child)
+            elif kind == _LOSS:
+                self.inbox.put(self._lose(child), self.now)
             else:
-                self.inbox.put(self._lose(child) if kind == _LOSS else self._finish(child), self.now)
+                self._pass_on(self._finish(child))
         while not self.done and self.inbox.due <= self.now:
             event = self.inbox.take(self.now - self.start)
             self._resume(self.station.inspection.examine(event) if isinstance(event, Reply) else event)
@@ -215,6 +225,13 @@ class Run:
         payload = self.station.books[child].payload(order, answer.sent)
         return Reply(order, payload, self.now - self.start, answer.statistics, answer.change, answer.clipped)
 
+    def _pass_on(self, event: Reply | Failure) -> None:
+        """What has come from a child is at the master, unless there is an uplink to pass."""
+        if self.passage.there and isinstance(event, Reply):
+            self.passage.put(event, event.order.worker, event.order.slot, size_up(event.payload), self.now)
+        else:
+            self.inbox.put(event, self.now)
+
     def _answer(self, child: int, order: Order) -> tuple[Answer | None, Failure]:
         hand, node = self.hands[child], self.station.nodes[child]
         if node is not None:
@@ -287,6 +304,7 @@ class Run:
     def _lose(self, child: int) -> Loss:
         hand, station = self.hands[child], self.station
         hand.queue.clear()
+        self.passage.lose(child)
         self._stop_below(child)
         hand.order, hand.run, hand.ticket, hand.free = None, None, -1, self.now + self.world.restart
         hand.answer = None
@@ -301,6 +319,7 @@ class Run:
         if not slots:
             return
         gone = set(slots)
+        self.passage.withdraw(slots)
         for child, hand in enumerate(self.hands):
             hand.queue = deque(entry for entry in hand.queue if entry[1].slot not in gone)
             if hand.order is not None and hand.order.slot in gone:

@@ -17,6 +17,7 @@ from gradcode.clusters.once import Once
 from gradcode.clusters.past import SharedShelf
 from gradcode.clusters.worker import OrderBook, SharedMemories
 from gradcode.delays import DelayTable
+from gradcode.network import Transmission
 from gradcode.protocol import Keep, Layout, Scheme
 from gradcode.topology import Branch
 
@@ -43,6 +44,7 @@ class World:
     abandon: Literal["instant", "partition"]
     restart: float
     on_shortfall: OnShortfall
+    uplink: Transmission | None = None
 
 
 class Station:

@@ -75,7 +75,7 @@ def train(scheme: Scheme, drawn: Draws, iterations: int) -> list[Report]:
     """Gradient descent from 0 on a random regression."""
     import torch
 
-    from gradcode import Session
+    from gradcode.session import Session
     from gradcode.training import LeastSquares
 
     rng = np.random.default_rng([SEED, 5])
