@@ -45,6 +45,7 @@ WRONG = [
         "'flag', 'rank' or 'flag+rank'",
     ),
     (['scheme={name="two_stage", stragglers=1, pool="late"}'], "scheme.pool", "'fresh' or 'all'"),
+    (['scheme={name="two_stage", stragglers=1, rule="search"}'], "scheme", "needs shift=None"),
     (['scheme={name="two_stage", stragglers=1, rule="fixed"}'], "scheme", "positive number of seconds"),
     (["scheme.name=uncoded"], "scheme.code = ", "not used by scheme"),
     (["scheme.code.name=fractional_repitition"], "scheme.code.name", 'did you mean "fractional_repetition"'),

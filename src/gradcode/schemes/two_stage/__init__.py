@@ -10,12 +10,14 @@ from __future__ import annotations
 from typing import Literal
 
 from gradcode.codes import checks
+from gradcode.delays import ShiftedExponential
 from gradcode.schemes.registry import scheme
 from gradcode.schemes.two_stage.course import Course as Course
 from gradcode.schemes.two_stage.cover import Cover as Cover
 from gradcode.schemes.two_stage.cover import Rules as Rules
 from gradcode.schemes.two_stage.plan import Plan as Plan
 from gradcode.schemes.two_stage.plan import Waiting as Waiting
+from gradcode.schemes.two_stage.search import search as search
 from gradcode.schemes.two_stage.stages import TwoStage as TwoStage
 
 
@@ -33,10 +35,12 @@ def two_stage(
     active: int | None = None,
     deadline: float | None = None,
     *,
-    rule: Literal["fixed", "shift", "quantile"] = "quantile",
+    rule: Literal["fixed", "shift", "quantile", "search"] = "quantile",
     wait: float | None = None,
     shift: float | None = None,
     rate: float | None = None,
+    share: float = 0.1,
+    slowdown: float = 10.0,
     quantile: float = 0.9,
     completions: int = 0,
     pool: Literal["fresh", "all"] = "fresh",
@@ -55,7 +59,9 @@ def two_stage(
         deadline: T_max, seconds; None: none.
         rule: how long stage 1 is waited for: "fixed": ``wait`` seconds; "shift": so that a worker that does not
             straggle misses it with probability e⁻³, from ``shift`` (seconds per partition, at least) and ``rate`` (of
-            what comes on top, per second); "quantile": from the ``quantile`` of the last 50 times per partition. The
+            what comes on top, per second); "search": as long as, and where ``active`` is None with as many workers as,
+            is quickest in simulated iterations in which a ``share`` of the workers is ``slowdown`` times as slow
+            (:func:`.search.search`); "quantile": from the ``quantile`` of the last 50 times per partition. The
             spec's default is "shift"; "quantile" is ours, for it needs no law.
         completions: c, reports that begin stage 2 before that; 0: none do.
         pool: who serves in stage 2: "fresh": those that stood by; "all": also those that have finished.
@@ -65,6 +71,7 @@ def two_stage(
             pool can be cut into them.
         weight: of the newest speed in a worker's estimate; None: all are taken to be equally fast.
         seed: of the coefficients.
+        shift, rate, share, slowdown, quantile: see ``rule``.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -74,13 +81,17 @@ def two_stage(
     """
     checks.integer("workers", workers, 1)
     checks.integer("stragglers", stragglers, 0, workers - 1, f"one of workers={workers} must answer")
-    return TwoStage(
-        workers,
-        4 * workers if partitions is None else partitions,
-        workers - stragglers if active is None else active,
-        Waiting(rule, wait, shift, rate, quantile),
-        completions,
-        Rules(stragglers, pool, mode, coefficients, checks.integer("seed", seed, 0)),
-        deadline,
-        weight,
-    )
+    total = 4 * workers if partitions is None else checks.integer("partitions", partitions, 1)
+    rules = Rules(stragglers, pool, mode, coefficients, checks.integer("seed", seed, 0))
+    if rule == "search":
+        if shift is None or rate is None or wait is not None:
+            raise ValueError(
+                f'rule="search" needs shift={shift!r} and rate={rate!r}, those of the seconds per partition of a '
+                f"worker that does not straggle, and finds wait={wait!r} itself"
+            )
+        active, found = search(workers, total, rules, ShiftedExponential(shift, rate), share, slowdown, active)
+        waiting = Waiting("fixed", found)
+    else:
+        waiting = Waiting(rule, wait, shift, rate, quantile)
+    first = workers - stragglers if active is None else active
+    return TwoStage(workers, total, first, waiting, completions, rules, deadline, weight)
