@@ -37,6 +37,9 @@ class TwoStage:
     With mode "any_s" and N − active ≥ s (pool "fresh") the gradient is exact whichever s workers never answer: if none
     of them is late in stage 1, all of stage 1 comes in the end; else at most s − 1 of the pool are missing.
 
+    A lost worker is a straggler until it is back; more than s that do not come back are a shortfall, unless
+    :func:`gradcode.schemes.elastic` begins anew without them.
+
     Slots and rows: i for worker i's part of stage 1, N + i for that of stage 2. The speeds of an iteration, the time of
     its messages included, are learned at the next ``start``.
 
