@@ -44,6 +44,9 @@ WRONG = [
         "scheme.rule",
         "'flag', 'rank' or 'flag+rank'",
     ),
+    (['scheme={name="two_stage", stragglers=1, pool="late"}'], "scheme.pool", "'fresh' or 'all'"),
+    (['scheme={name="two_stage", stragglers=1, rule="search"}'], "scheme", "needs shift=None"),
+    (['scheme={name="two_stage", stragglers=1, rule="fixed"}'], "scheme", "positive number of seconds"),
     (["scheme.name=uncoded"], "scheme.code = ", "not used by scheme"),
     (["scheme.code.name=fractional_repitition"], "scheme.code.name", 'did you mean "fractional_repetition"'),
     (["scheme.code.stragglers=4"], "scheme.code.stragglers = 4", "between 0 and 3"),
@@ -244,6 +247,11 @@ def test_short_messages_in_a_configuration(config: Path) -> None:
         (
             'name="clustered", clusters=2, stragglers=1, candidates=2, rule="rank"',
             "clustered(clustered(workers=4, clusters=2, stragglers=1, rng=3), candidates=2, rule='rank')",
+        ),
+        (
+            'name="two_stage", stragglers=1, partitions=8, rule="fixed", wait=1.5, pool="all"',
+            "two_stage(workers=4, partitions=8, stragglers=1, active=3, rule='fixed', wait=1.5, pool='all', "
+            "mode='any_s')",
         ),
         ('name="draco", adversaries=1, kind="cyclic"', "draco(workers=4, adversaries=1, kind='cyclic')"),
         (

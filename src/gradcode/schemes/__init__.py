@@ -16,6 +16,7 @@ greedy          edge nodes without redundancy, wait for the quickest at both lev
 draco           copies, or rows of a cyclic code; wait until so many agree that adversaries cannot have made it up
 grouping        fractional repetition, the first of each group ends the others' work
 sequential      rows of a code for few stragglers, or chunks and rows; what was missed is repeated iterations later
+two_stage       one partition on one worker first; then rows of a code over what the late ones have
 lag, glag       a worker's or a group's gradient only if it has changed; else the one it sent last
 lagc            coded sums of the changes of those partitions that have changed
 sgc             partitions on a few workers each; the sum of what arrives, with weights that make it right on average
@@ -49,6 +50,7 @@ from gradcode.schemes.partial import PartialStragglers, partial
 from gradcode.schemes.registry import SchemeEntry, available, by_name
 from gradcode.schemes.sequential import Multiplexed, SelectiveRepetition, sequential
 from gradcode.schemes.sgc import StochasticSum, sgc
+from gradcode.schemes.two_stage import TwoStage, two_stage
 
 __all__ = [
     "BlockCoordinate",
@@ -68,6 +70,7 @@ __all__ = [
     "SchemeEntry",
     "SelectiveRepetition",
     "StochasticSum",
+    "TwoStage",
     "available",
     "block_coordinate",
     "by_name",
@@ -92,5 +95,6 @@ __all__ = [
     "partial",
     "sequential",
     "sgc",
+    "two_stage",
     "uncoded",
 ]

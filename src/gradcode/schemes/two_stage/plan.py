@@ -1,0 +1,102 @@
+"""Stage 1: who begins with which partitions, and how long they are waited for (two_stage.md 3.1 and 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from gradcode.codes.second_stage import shares
+from gradcode.protocol import Floats
+
+Rule = Literal["fixed", "shift", "quantile"]
+RULES: tuple[Rule, ...] = ("fixed", "shift", "quantile")
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How an iteration begins.
+
+    Args:
+        speeds: (N,) estimated partitions per second.
+        parts: worker of stage 1 -> its partitions; those without any are left out.
+        reserve: the workers that stand by, by index.
+        wait: T₁, seconds; inf: all are waited for, or ``completions``.
+        completions: c, reports that begin stage 2; 0: they do not.
+        partitions: all that are wanted, in order.
+    """
+
+    speeds: Floats
+    parts: dict[int, tuple[int, ...]]
+    reserve: tuple[int, ...]
+    wait: float
+    completions: int
+    partitions: tuple[int, ...]
+
+
+def assign(
+    speeds: Floats, partitions: Sequence[int], active: int, workers: Collection[int], away: Collection[int] = ()
+) -> tuple[dict[int, tuple[int, ...]], tuple[int, ...]]:
+    """The partitions of each worker of stage 1, and the workers that stand by.
+
+    The ``active`` fastest begin, of equals those of smaller index, who is ``away`` last. They share the partitions in
+    proportion to their speeds, in contiguous blocks.
+    """
+    ranked = sorted(workers, key=lambda worker: (worker in away, -speeds[worker], worker))
+    chosen, reserve = sorted(ranked[:active]), tuple(sorted(ranked[active:]))
+    loads = shares(speeds[chosen], len(partitions), len(partitions))
+    ends = np.cumsum(loads).tolist()
+    parts = {
+        worker: tuple(partitions[end - load : end])
+        for worker, load, end in zip(chosen, loads.tolist(), ends, strict=True)
+        if load
+    }
+    return parts, reserve
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How long stage 1 is waited for.
+
+    Args:
+        rule: "fixed": ``seconds``; "shift": as long as 1 − e⁻³ of the workers that do not straggle need for the largest
+            load, whose times per partition have ``shift`` and ``rate`` (seconds, and per second); "quantile": the
+            ``quantile`` of the latest times per partition, times the largest load.
+        seconds, shift, rate, quantile: see there.
+
+    Raises:
+        ValueError: what the rule needs is missing or out of its range.
+    """
+
+    rule: Rule
+    seconds: float | None = None
+    shift: float | None = None
+    rate: float | None = None
+    quantile: float = 0.9
+
+    def __post_init__(self) -> None:
+        if self.rule == "fixed" and not (self.seconds is not None and self.seconds > 0):
+            raise ValueError(f'wait={self.seconds!r} must be a positive number of seconds with rule="fixed"')
+        if self.rule != "fixed" and self.seconds is not None:
+            raise ValueError(f'wait={self.seconds!r} goes with rule="fixed" alone; rule={self.rule!r} finds its own')
+        if self.rule == "shift" and not (
+            self.shift is not None and self.shift >= 0 and self.rate is not None and self.rate > 0
+        ):
+            raise ValueError(
+                f'rule="shift" needs shift={self.shift!r} of 0 or more and rate={self.rate!r} above 0: those of the '
+                f'seconds per partition of a worker that does not straggle; where they are not known, take "quantile"'
+            )
+        if not 0 < self.quantile <= 1:
+            raise ValueError(f"quantile={self.quantile!r} must be above 0 and at most 1")
+
+    def time(self, largest: int, recent: Floats) -> float:
+        """T₁ for the largest load, after these times per partition; inf while nothing is known."""
+        if self.rule == "fixed":
+            assert self.seconds is not None
+            return self.seconds
+        if self.rule == "shift":
+            assert self.shift is not None and self.rate is not None
+            return largest * (self.shift + 3 / self.rate)
+        return largest * float(np.quantile(recent, self.quantile)) if len(recent) else np.inf
