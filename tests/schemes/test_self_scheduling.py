@@ -11,9 +11,10 @@ from torch import nn
 
 import gradcode
 from clusters.zoo import cnn, images
+from gradcode.compression import Differences, ErrorFeedback, Plain, create
 from gradcode.delays import DelayTable
 from gradcode.protocol import Abandon, Combination, Iteration, Order, Reply
-from gradcode.schemes import SelfScheduling, fluid_bound, self_scheduling
+from gradcode.schemes import SelfScheduling, compressed, fluid_bound, self_scheduling
 from gradcode.schemes.micro_partitions import placed
 
 LENGTH = 3
@@ -205,3 +206,21 @@ def test_refusals() -> None:
         self_scheduling(4, 2, deadline=0.0)
     with pytest.raises(ValueError, match=r"shares\[1\]"):
         SelfScheduling([[0], [0]])
+
+
+def test_sums_go_through_a_codec_without_memory() -> None:
+    half = create("half")
+    scheme = compressed(self_scheduling(4, 2, 2), Plain(half))
+    reports: list[gradcode.Report] = []
+    model, other = cnn(), cnn()
+    for net, own in ((model, scheme), (other, self_scheduling(4, 2, 2))):
+        cluster = gradcode.SimulatedCluster(4)
+        with gradcode.Session(
+            net, nn.CrossEntropyLoss(), images(), 16, own, cluster, 0, listeners=[reports.append]
+        ) as s:
+            next(iter(s.epoch())).backward()
+    found, plain = (torch.cat([p.grad.flatten() for p in net.parameters()]) for net in (model, other))  # type: ignore[union-attr]
+    assert 0 < float((found - plain).norm() / plain.norm()) < 1e-2  # halves: 8 or 11 significant bits
+    for codec in (ErrorFeedback(half), Differences(half, 0.5)):
+        with pytest.raises(ValueError, match="superseded"):
+            compressed(self_scheduling(4, 2, 2), codec)
