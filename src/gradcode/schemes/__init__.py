@@ -12,6 +12,7 @@ block_coord.    blocks of rows of encoding matrices that tolerate more along the
 clustered       rows of a code in each cluster of workers; clusters are formed anew, with the slow ones spread
 coupon          random partitions, each sent by itself; wait until each has come from somebody
 partial         one chunk after the other, held; then one message each of what was finished, with coefficients for it
+self_sched.     one micro-partition at a time, held by several; one sum each of what was granted to it
 greedy          edge nodes without redundancy, wait for the quickest at both levels, rescale
 draco           copies, or rows of a cyclic code; wait until so many agree that adversaries cannot have made it up
 grouping        fractional repetition, the first of each group ends the others' work
@@ -48,6 +49,7 @@ from gradcode.schemes.lazy import glag, lag, lagc
 from gradcode.schemes.one_bit import one_bit
 from gradcode.schemes.partial import PartialStragglers, partial
 from gradcode.schemes.registry import SchemeEntry, available, by_name
+from gradcode.schemes.self_scheduling import SelfScheduling, self_scheduling
 from gradcode.schemes.sequential import Multiplexed, SelectiveRepetition, sequential
 from gradcode.schemes.sgc import StochasticSum, sgc
 from gradcode.schemes.two_stage import TwoStage, two_stage
@@ -69,6 +71,7 @@ __all__ = [
     "PartialStragglers",
     "SchemeEntry",
     "SelectiveRepetition",
+    "SelfScheduling",
     "StochasticSum",
     "TwoStage",
     "available",
@@ -93,6 +96,7 @@ __all__ = [
     "lazy",
     "one_bit",
     "partial",
+    "self_scheduling",
     "sequential",
     "sgc",
     "two_stage",

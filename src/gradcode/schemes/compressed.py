@@ -20,6 +20,7 @@ from gradcode.schemes.draco import Draco
 from gradcode.schemes.fastest_blocks import FastestBlocks
 from gradcode.schemes.lazy import Innovations
 from gradcode.schemes.rows import RowScheme
+from gradcode.schemes.self_scheduling import SelfScheduling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -252,6 +253,11 @@ def _check(scheme: Scheme, codec: Plain | ErrorFeedback | Differences) -> None:
         raise ValueError(
             f"{scheme!r} cannot be compressed: it adds up changes, and what a codec loses of one would stay in all "
             f"later gradients; lag and glag, whose messages replace earlier ones, can"
+        )
+    if isinstance(scheme, SelfScheduling) and codec.remembers:
+        raise ValueError(
+            f"{scheme!r} does not go with {codec!r}: what is in a worker's sum is never the same, and a sum may be "
+            f"superseded; wrap a codec without memory in gradcode.compression.Plain"
         )
     if isinstance(codec, ErrorFeedback) and getattr(scheme, "fixed_weights", None) is None:
         raise ValueError(
