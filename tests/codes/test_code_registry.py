@@ -66,7 +66,7 @@ def test_examples_in_docstrings(name):
     module = importlib.import_module(f"gradcode.codes.{name}")
     finder = doctest.DocTestFinder()
     runner = doctest.DocTestRunner()
-    for example in finder.find(module, globs=vars(module) | vars(codes)):
+    for example in finder.find(module, globs=vars(codes) | vars(module)):
         runner.run(example)
     assert runner.failures == 0
 
