@@ -48,6 +48,8 @@ def two_stage(
     coefficients: Literal["random", "repetition"] = "random",
     weight: float | None = 0.3,
     seed: int = 0,
+    granularity: Literal["worker", "partition"] = "worker",
+    notice: float = 0.0,
 ) -> TwoStage:
     """Two-stage gradient coding; see :class:`TwoStage`.
 
@@ -71,6 +73,9 @@ def two_stage(
             pool can be cut into them.
         weight: of the newest speed in a worker's estimate; None: all are taken to be equally fast.
         seed: of the coefficients.
+        granularity: what of a late worker's part is missing: "worker": all; "partition": what it has not begun, for
+            workers report each partition, and what they have reported counts. See the class for what that asks of them.
+        notice: see the class.
         shift, rate, share, slowdown, quantile: see ``rule``.
 
     Raises:
@@ -94,4 +99,4 @@ def two_stage(
     else:
         waiting = Waiting(rule, wait, shift, rate, quantile)
     first = workers - stragglers if active is None else active
-    return TwoStage(workers, total, first, waiting, completions, rules, deadline, weight)
+    return TwoStage(workers, total, first, waiting, completions, rules, deadline, weight, granularity, notice)

@@ -13,6 +13,8 @@ from gradcode.protocol import Floats
 
 Rule = Literal["fixed", "shift", "quantile"]
 RULES: tuple[Rule, ...] = ("fixed", "shift", "quantile")
+Granularity = Literal["worker", "partition"]
+GRANULARITIES: tuple[Granularity, ...] = ("worker", "partition")
 
 
 @dataclass(frozen=True, eq=False)
