@@ -186,6 +186,23 @@ def test_who_is_at_its_last_is_waited_for() -> None:
     assert scheme.done and play.right
 
 
+@pytest.mark.parametrize(("reported", "missing"), [(0.9, (17,)), (1.0, (15, 16, 17))])
+def test_who_is_at_it_for_too_long_is_left_alone(reported: float, missing: tuple[int, ...]) -> None:
+    """Of 8 workers 5 have finished, so 7 make up for 5, twice: 2/7 of stage 1's 1.5 s; 1.93 s is the limit."""
+    scheme = by_partition(8, 2, 18, pool="all")
+    play = Play(scheme)
+    for worker in range(5):
+        while play.queues[worker]:
+            play.step(worker)
+    play.step(5, reported)
+    before = list(play.queues[5])
+    play.expire()
+    assert scheme.missing == missing and (play.queues[5] == before) == (len(missing) == 3)
+    while not scheme.done:
+        play.step(next(worker for worker in (6, 7, 0, 1, 2, 3, 4, 5) if play.queues[worker]), 2.0)
+    assert play.right
+
+
 def test_what_a_lost_worker_had_reported_is_missing() -> None:
     scheme = by_partition(5, 2, 12)
     play = Play(scheme)

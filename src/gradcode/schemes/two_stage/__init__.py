@@ -94,7 +94,9 @@ def two_stage(
                 f'rule="search" needs shift={shift!r} and rate={rate!r}, those of the seconds per partition of a '
                 f"worker that does not straggle, and finds wait={wait!r} itself"
             )
-        active, found = search(workers, total, rules, ShiftedExponential(shift, rate), share, slowdown, active)
+        active, found = search(
+            workers, total, rules, ShiftedExponential(shift, rate), share, slowdown, active, granularity
+        )
         waiting = Waiting("fixed", found)
     else:
         waiting = Waiting(rule, wait, shift, rate, quantile)

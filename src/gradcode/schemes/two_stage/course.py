@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,7 @@ class Course:
 def run(
     plan: Plan,
     cover_of: Callable[[tuple[int, ...], dict[int, tuple[int, ...]]], Cover | None],
+    lengths: Sequence[float],
     compute: Floats,
     communicate: Floats,
     deadline: float | None,
@@ -56,6 +57,7 @@ def run(
     Args:
         plan: how they begin.
         cover_of: stage 2 where these workers are late, some with sums that come in any case; None: there is none.
+        lengths: of stage 2 as multiples of stage 1's, by how many are late (:meth:`.Rules.length`).
         deadline: T_max, or None.
         notice: what a notice takes of a message's time, where workers report each partition; None: they do not.
     """
@@ -67,13 +69,14 @@ def run(
     loads[0][:, chosen] = part_loads
     first = np.full((samples, workers), np.inf)
     if notice is None:
-        reports = np.zeros((samples, len(chosen), 0))
+        reports = np.full((samples, len(chosen), 1), np.inf)
         first[:, chosen] = _ends(0.0, part_loads, compute[:, chosen, 0], communicate[:, chosen])
     else:
         message = communicate[:, chosen]
         reports, first[:, chosen] = _reports(part_loads, compute[:, chosen, 0], notice * message, message)
     stage1, late, ended_by = _stage_one(plan, first[:, chosen])
-    counted = _counted(reports, part_loads, stage1, ended_by)
+    limit = stage1 * (1 + np.array(lengths)[late.sum(axis=1)])
+    counted = _counted(reports, part_loads, stage1, ended_by, limit)
     # All have come, or the deadline is there before stage 2 can begin.
     time = first[:, chosen].max(axis=1)
     used, missing = np.full(samples, len(chosen)), np.zeros(samples, dtype=np.int64)
@@ -147,12 +150,17 @@ def _reports(loads: Counts, pace: Floats, notice: Floats, message: Floats) -> tu
     return ends, sent
 
 
-def _counted(reports: Floats, loads: Counts, stage1: Floats, ended_by: Counts) -> Counts:
-    """(samples, W₁) of how many partitions a late worker is to send the sum: of those reported, and of the next one."""
-    limit, everyone = stage1[:, None, None], np.arange(len(loads))
-    before = (reports == limit) & (everyone < ended_by[:, None])[:, :, None]  # at equal times by worker
-    reported = ((reports < limit) | before).sum(axis=2)
-    return np.where(reported > 0, np.minimum(reported + 1, loads), 0)
+def _counted(reports: Floats, loads: Counts, stage1: Floats, ended_by: Counts, limit: Floats) -> Counts:
+    """(samples, W₁) of how many partitions a late worker is to send the sum: of those reported, and of the next one.
+
+    0 where none is reported, or at its pace the next one is not by the ``limit``.
+    """
+    end, everyone = stage1[:, None, None], np.arange(len(loads))
+    before = (reports == end) & (everyone < ended_by[:, None])[:, :, None]  # at equal times by worker
+    reported = ((reports < end) | before).sum(axis=2)
+    told = np.take_along_axis(reports, np.maximum(reported - 1, 0)[:, :, None], axis=2)[:, :, 0]
+    soon = (reported + 1) * (told / np.maximum(reported, 1)) <= limit[:, None]
+    return np.where((reported > 0) & soon, np.minimum(reported + 1, loads), 0)
 
 
 def _stage_one(plan: Plan, first: Floats) -> tuple[Floats, npt.NDArray[np.bool_], Counts]:

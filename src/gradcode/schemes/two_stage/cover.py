@@ -45,6 +45,11 @@ class Rules:
             return self.stragglers
         return max(0, self.stragglers - (1 if self.mode == "any_s" else late))
 
+    def length(self, plan: Plan, late: int) -> float:
+        """Of stage 2 as a multiple of stage 1's, if all parts of so many late workers are missing and all are alike."""
+        pool = len(plan.reserve) + (len(plan.parts) - late if self.pool == "all" else 0)
+        return late * (min(self.tolerance(late), pool - 1) + 1) / pool if pool else 0.0
+
 
 class Solution(NamedTuple):
     """The best use of some rows.

@@ -43,10 +43,13 @@ class TwoStage:
     **Granularity "partition".** Workers hold the gradient of each partition that they have finished, say so, and send
     the sum with the last one, as ever. A late worker that has reported some is asked for the sum of these and of the
     one it is at, so that only what it has not begun is missing. With that it goes on, and sends it in a second message,
-    which counts if it comes. There is no more than one message per worker and stage, but a notice for each partition.
+    which counts if it comes. One that at its pace will be at it for longer than stage 2 would take without it is left
+    alone, and all of its part is missing, as ever. There is no more than one message per worker and stage, but a notice
+    for each partition.
     **Who has reported must live to send its sum**, of which there is no copy: a lost worker computes it again when it
     is back, but one that falls silent is not made up for. The gradient is exact whichever s workers never answer as
-    long as these have reported nothing. (That what it is at is not missing is OURS: no sum can come before that.)
+    long as these have reported nothing. (OURS: that what it is at is not missing, for no sum can come before that, and
+    that slow ones are left alone.)
 
     Slots and rows: i for worker i's part of stage 1, N + i for that of stage 2 and for what a late worker does after
     its sum. Slots 2N + i: that sum, in row i; 3N + j: partition j, held. The speeds of an iteration, the time of its
@@ -159,6 +162,7 @@ class TwoStage:
         self._second: dict[int, float] = {}
         self._holding: dict[int, list[int]] = {}  # worker -> what it is yet to report, in its order
         self._reported: dict[int, list[int]] = {}  # and has reported
+        self._told: dict[int, float] = {}  # when, the last one
         self._owing: set[int] = set()  # late workers whose sum has not come
         self._cover: Cover | None = None
         self._staged = self._final = False
@@ -186,6 +190,7 @@ class TwoStage:
         self._now = max(self._now, reply.time)
         if reply.order.hold:
             self._reported[worker].append(self._holding[worker].pop(0))
+            self._told[worker] = reply.time
             return ()
         first = not self.workers <= slot < 2 * self.workers
         (self._first if first else self._second)[worker] = reply.time
@@ -220,7 +225,8 @@ class TwoStage:
         assert self._plan is not None
         self._staged, self.deadline, self._stage2 = True, self._end, self._now
         late = tuple(worker for worker in self._plan.parts if worker not in self._first)
-        self._cover = self._cover_of(late, {worker: own for worker in late if (own := self._counted(worker))})
+        limit = self._now * (1 + self.rules.length(self._plan, len(late)))
+        self._cover = self._cover_of(late, {worker: own for worker in late if (own := self._counted(worker, limit))})
         if self._cover is None:
             return ()
         columns, orders = self._cover.columns, self._ask(self._cover)
@@ -230,11 +236,11 @@ class TwoStage:
                 orders.append(self._order(worker, 1, {columns[j]: float(row[j]) for j in held}))
         return orders
 
-    def _counted(self, worker: int) -> tuple[int, ...]:
-        """What a late worker is to send the sum of: what it has reported and the one it is at; if any is reported."""
+    def _counted(self, worker: int, limit: float) -> tuple[int, ...]:
+        """What a late worker is to send the sum of: what it has reported and the one it is at; if that is worth it."""
         assert self._plan is not None
         reported = self._reported.get(worker, [])
-        if not reported:
+        if not reported or (len(reported) + 1) * (self._told[worker] / len(reported)) > limit:
             return ()
         part, next_ones = self._plan.parts[worker], self._holding[worker]
         return tuple(own for own in part if own in reported or own == next_ones[0]) if next_ones else part
@@ -351,8 +357,9 @@ class TwoStage:
 
     def course(self, compute: Floats, communicate: Floats) -> course.Course:
         """What becomes of iterations begun as the present one; the arguments are those of :meth:`duration`."""
-        notice = self._notice if self.granularity == "partition" else None
-        return course.run(self.plan(), self._cover_of, compute, communicate, self._end, notice)
+        plan, notice = self.plan(), self._notice if self.granularity == "partition" else None
+        lengths = [self.rules.length(plan, late) for late in range(1 + len(plan.parts))]
+        return course.run(plan, self._cover_of, lengths, compute, communicate, self._end, notice)
 
     # Beyond an iteration
 
