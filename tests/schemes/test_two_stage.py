@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import gradcode
 from gradcode import schemes
+from gradcode.codes.second_stage import KINDS
 from gradcode.delays import Bernoulli, Delays, DelayTable, ShiftedExponential
 from gradcode.protocol import Combination, Iteration, Order, Reply
 from gradcode.schemes import TwoStage
@@ -105,13 +106,13 @@ def test_tolerance_for_every_three_lost_rows(late: list[int], pool: Any, choices
 
 
 @settings(max_examples=40)
-@given(st.integers(3, 8), st.integers(1, 3), st.booleans(), st.booleans(), st.data())
+@given(st.integers(3, 8), st.integers(1, 3), st.booleans(), st.sampled_from(KINDS), st.data())
 def test_exact_whichever_workers_never_answer(
-    workers: int, stragglers: int, everybody: bool, repetition: bool, data: st.DataObject
+    workers: int, stragglers: int, everybody: bool, kind: str, data: st.DataObject
 ) -> None:
     """Mode any_s: s workers are silent, all others answer, some of them late and in any order."""
     stragglers = min(stragglers, workers - 1)
-    pool, kind = "all" if everybody else "fresh", "repetition" if repetition else "random"
+    pool = "all" if everybody else "fresh"
     scheme = fixed(workers, stragglers, 2 * workers + 1, pool=pool, coefficients=kind)
     silent = set(data.draw(st.permutations(range(workers)))[:stragglers])
     drive = Drive(scheme)

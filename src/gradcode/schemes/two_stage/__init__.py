@@ -45,7 +45,7 @@ def two_stage(
     completions: int = 0,
     pool: Literal["fresh", "all"] = "fresh",
     mode: Literal["any_s", "budget", "fixed"] = "any_s",
-    coefficients: Literal["random", "repetition"] = "random",
+    coefficients: Literal["harmonic", "random", "repetition"] = "harmonic",
     weight: float | None = 0.3,
     seed: int = 0,
     granularity: Literal["worker", "partition"] = "worker",
@@ -69,8 +69,9 @@ def two_stage(
         pool: who serves in stage 2: "fresh": those that stood by; "all": also those that have finished.
         mode: how many of the pool may be lost: "any_s": s − 1, exact for any s stragglers; "budget": s less those that
             are late, the least work; "fixed": s.
-        coefficients: of stage 2: "random": loads by speed; "repetition": groups with equal sums where the
-            pool can be cut into them.
+        coefficients: of stage 2: "random": of a Gaussian matrix, loads by speed; "harmonic": of one that amplifies
+            rounding less (OURS); "repetition": groups with equal sums where the pool can be cut into
+            them. See :func:`gradcode.codes.second_stage.second_stage`.
         weight: of the newest speed in a worker's estimate; None: all are taken to be equally fast.
         seed: of the coefficients.
         granularity: what of a late worker's part is missing: "worker": all; "partition": what it has not begun, for

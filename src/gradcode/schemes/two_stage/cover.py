@@ -36,7 +36,7 @@ class Rules:
     stragglers: int
     pool: Pool = "fresh"
     mode: Mode = "any_s"
-    coefficients: Kind = "random"
+    coefficients: Kind = "harmonic"
     seed: int = 0
 
     def tolerance(self, late: int) -> int:
