@@ -27,6 +27,9 @@ CASES: dict[str, dict[str, Any]] = {
     "nobody stands by": {"rule": "fixed", "wait": 2.0, "active": N},
     "nobody stands by, all": {"rule": "fixed", "wait": 2.0, "active": N, "pool": "all"},
     "learning": {"rule": "quantile", "weight": 0.3},
+    "replication": {"rule": "fixed", "wait": 3.0, "replication": 2},
+    "replication, all": {"rule": "fixed", "wait": 3.0, "replication": 2, "pool": "all", "active": 5, "mode": "fixed"},
+    "replication, completions": {"rule": "fixed", "wait": 6.0, "replication": 2, "completions": 1},
     "partition": PARTITION | {"wait": 2.0},
     "partition, all": PARTITION | {"wait": 3.0, "pool": "all", "active": 5},
     "partition, two begin": PARTITION | {"wait": 1.5, "active": 2, "mode": "budget"},
@@ -101,7 +104,19 @@ def test_duration_with_ties_at_the_deadlines(seconds: list[float], name: str, de
     assert np.array_equal(scheme.duration(compute, nothing), simulated(scheme, compute, nothing)[0])
 
 
-@pytest.mark.parametrize("name", ["any_s", "all", "completions", "partition", "partition, all", "partition, two begin"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "any_s",
+        "all",
+        "completions",
+        "replication",
+        "replication, all",
+        "partition",
+        "partition, all",
+        "partition, two begin",
+    ],
+)
 def test_the_course_is_what_reports_say(name: str) -> None:
     """Messages, finished partition computations, busy seconds: as the simulated cluster counts them."""
     scheme = schemes.two_stage(N, 2, K, weight=None, **CASES[name])

@@ -108,9 +108,8 @@ def test_tolerance_for_every_three_lost_rows(late: tuple[int, ...], pool: Any) -
 
     The sums of what they have reported come, so a row of a late worker is what it has not begun.
     """
-    parts, reserve = assign(np.ones(8), range(15), 5, range(8))
-    plan = Plan(np.ones(8), parts, reserve, 1.0, 0, tuple(range(15)))
-    failures = 0
+    plan = Plan(np.ones(8), *assign(np.ones(8), range(15), 5, range(8)), 1.0, 0, tuple(range(15)))
+    parts, failures = plan.parts, 0
     for counts in product((0, 2, 3), repeat=len(late)):
         sums = {worker: parts[worker][:count] for worker, count in zip(late, counts, strict=True) if count}
         left = [j for worker in late for j in parts[worker] if j not in sums.get(worker, ())]

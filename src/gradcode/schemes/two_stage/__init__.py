@@ -50,6 +50,7 @@ def two_stage(
     seed: int = 0,
     granularity: Literal["worker", "partition"] = "worker",
     notice: float = 0.0,
+    replication: int = 1,
 ) -> TwoStage:
     """Two-stage gradient coding; see :class:`TwoStage`.
 
@@ -77,6 +78,7 @@ def two_stage(
         granularity: what of a late worker's part is missing: "worker": all; "partition": what it has not begun, for
             workers report each partition, and what they have reported counts. See the class for what that asks of them.
         notice: see the class.
+        replication: d₁, workers of stage 1 that have the same partitions, of which the first to report is enough.
         shift, rate, share, slowdown, quantile: see ``rule``.
 
     Raises:
@@ -88,7 +90,7 @@ def two_stage(
     checks.integer("workers", workers, 1)
     checks.integer("stragglers", stragglers, 0, workers - 1, f"one of workers={workers} must answer")
     total = 4 * workers if partitions is None else checks.integer("partitions", partitions, 1)
-    rules = Rules(stragglers, pool, mode, coefficients, checks.integer("seed", seed, 0))
+    rules = Rules(stragglers, pool, mode, coefficients, checks.integer("seed", seed, 0), replication)
     if rule == "search":
         if shift is None or rate is None or wait is not None:
             raise ValueError(

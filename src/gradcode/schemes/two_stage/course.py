@@ -57,40 +57,41 @@ def run(
     Args:
         plan: how they begin.
         cover_of: stage 2 where these workers are late, some with sums that come in any case; None: there is none.
-        lengths: of stage 2 as multiples of stage 1's, by how many are late (:meth:`.Rules.length`).
+        lengths: of stage 2 as multiples of stage 1's, by how many groups are late (:meth:`.Rules.length`).
         deadline: T_max, or None.
         notice: what a notice takes of a message's time, where workers report each partition; None: they do not.
     """
     samples, workers = compute.shape[:2]
     end = np.inf if deadline is None else deadline
     loads, begun = np.zeros((2, samples, workers)), np.zeros((2, samples, workers))  # partitions, since when; by stage
-    chosen = sorted(plan.parts)
-    part_loads = np.array([len(plan.parts[worker]) for worker in chosen])
-    loads[0][:, chosen] = part_loads
+    groups, everybody = list(plan.shared), sorted(plan.parts)
+    part_loads = np.array([len(part) for part in plan.shared.values()])
+    loads[0][:, everybody] = [len(plan.parts[worker]) for worker in everybody]
     first = np.full((samples, workers), np.inf)
+    reports = np.full((samples, len(groups), 1), np.inf)
     if notice is None:
-        reports = np.full((samples, len(chosen), 1), np.inf)
-        first[:, chosen] = _ends(0.0, part_loads, compute[:, chosen, 0], communicate[:, chosen])
-    else:
-        message = communicate[:, chosen]
-        reports, first[:, chosen] = _reports(part_loads, compute[:, chosen, 0], notice * message, message)
-    stage1, late, ended_by = _stage_one(plan, first[:, chosen])
+        first[:, everybody] = _ends(0.0, loads[0][:, everybody], compute[:, everybody, 0], communicate[:, everybody])
+    else:  # groups of one
+        message = communicate[:, everybody]
+        reports, first[:, everybody] = _reports(part_loads, compute[:, everybody, 0], notice * message, message)
+    soonest = np.stack([first[:, list(group)].min(axis=1) for group in groups], axis=1)
+    stage1, late, ended_by = _stage_one(plan, soonest)
     limit = stage1 * (1 + np.array(lengths)[late.sum(axis=1)])
     counted = _counted(reports, part_loads, stage1, ended_by, limit)
     # All have come, or the deadline is there before stage 2 can begin.
-    time = first[:, chosen].max(axis=1)
-    used, missing = np.full(samples, len(chosen)), np.zeros(samples, dtype=np.int64)
+    time = soonest.max(axis=1)
+    used, missing = np.full(samples, len(groups)), np.zeros(samples, dtype=np.int64)
     arrivals = np.stack([first, np.full_like(first, np.inf)])
     staged = np.zeros(samples, dtype=np.bool_)
     again = np.flatnonzero(late.any(axis=1) & (stage1 <= end) & ~((stage1 == plan.wait) & (stage1 == end)))
-    patterns, group = np.unique(np.where(late, counted, -1)[again], axis=0, return_inverse=True)
+    patterns, which = np.unique(np.where(late, counted, -1)[again], axis=0, return_inverse=True)
     for number, pattern in enumerate(patterns.tolist()):
-        late_ones = [(place, worker) for place, worker in enumerate(chosen) if pattern[place] >= 0]
+        late_ones = [(place, worker) for place, own in enumerate(groups) if pattern[place] >= 0 for worker in own]
         sums = {worker: plan.parts[worker][: pattern[place]] for place, worker in late_ones if pattern[place]}
         cover = cover_of(tuple(worker for _, worker in late_ones), sums)
         if cover is None:
             continue
-        own = again[group.ravel() == number]
+        own = again[which.ravel() == number]
         staged[own], missing[own] = True, len(cover.columns)
         second = compute[own, :, min(1, compute.shape[2] - 1)]
         begun[1][own] = stage1[own, None]
@@ -105,14 +106,20 @@ def run(
             loads[1][own] > 0, _ends(begun[1][own], loads[1][own], second, communicate[own, :workers]), np.inf
         )
         time[own], used[own] = _decoded(cover, arrivals[:, own])
-        used[own] += len(chosen) - len(late_ones)
+        used[own] += pattern.count(-1)
+    # Of a group that has reported in stage 1 the others stop.
+    stop = np.full_like(first, np.inf)
+    for place, mates in enumerate(groups):
+        for worker in mates if len(mates) > 1 else ():
+            stopped = (first[:, list(mates)].argmin(axis=1) != mates.index(worker)) & ~(late[:, place] & staged)
+            arrivals[0][stopped, worker], stop[stopped, worker] = np.inf, soonest[stopped, place]
     time = np.where(time <= end, time, np.maximum(end, arrivals.min(axis=(0, 2))))
     stage1 = np.where(staged, stage1, time)
     started, busy = np.zeros(samples), np.zeros(samples)
-    for stage in range(2):
+    for stage, over in enumerate((np.minimum(time[:, None], stop), time[:, None])):
         pace = compute[:, :, min(stage, compute.shape[2] - 1)]
         with np.errstate(divide="ignore", invalid="ignore"):
-            since = np.where((loads[stage] > 0) & np.isfinite(begun[stage]), time[:, None] - begun[stage], -np.inf)
+            since = np.where((loads[stage] > 0) & np.isfinite(begun[stage]), over - begun[stage], -np.inf)
             elapsed = since.clip(0.0)
             begun_ones = np.nan_to_num(np.floor(elapsed / pace), nan=np.inf) + 1
             taken = np.where(loads[stage] > 0, loads[stage] * pace, 0.0)
@@ -123,7 +130,7 @@ def run(
     return Course(
         time=time,
         stage1=stage1,
-        late=np.where(staged, late.sum(axis=1), 0),
+        late=np.where(staged, late @ np.array([len(group) for group in groups]), 0),
         missing=missing,
         ordered=loads.sum(axis=(0, 2)).astype(np.int64),
         started=started,

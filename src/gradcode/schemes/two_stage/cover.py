@@ -27,10 +27,11 @@ class Rules:
     Args:
         stragglers: s.
         pool: "fresh": those that stood by; "all": then those that have finished, too.
-        mode: "any_s": s − 1 of the pool may be lost, which with late results is exact for any s stragglers; "fixed":
+        mode: "any_s": s − d₁ of the pool may be lost, which with late results is exact for any s stragglers; "fixed":
             s of the pool; "budget": s less those that are late.
         coefficients: the kind of :func:`gradcode.codes.second_stage.second_stage`.
         seed: of them.
+        replication: d₁, workers of stage 1 that have the same partitions.
     """
 
     stragglers: int
@@ -38,12 +39,17 @@ class Rules:
     mode: Mode = "any_s"
     coefficients: Kind = "harmonic"
     seed: int = 0
+    replication: int = 1
 
     def tolerance(self, late: int) -> int:
-        """s₂, before it is cut to what the pool allows."""
+        """s₂, before it is cut to what the pool allows.
+
+        With "any_s" s − d₁: if a part is missing whose workers never answer, of which there are d₁, so many of the
+        others never do.
+        """
         if self.mode == "fixed":
             return self.stragglers
-        return max(0, self.stragglers - (1 if self.mode == "any_s" else late))
+        return max(0, self.stragglers - (self.replication if self.mode == "any_s" else late))
 
     def length(self, plan: Plan, late: int) -> float:
         """Of stage 2 as a multiple of stage 1's, if all parts of so many late workers are missing and all are alike."""
@@ -70,7 +76,7 @@ class Cover:
 
     Args:
         plan: of the iteration.
-        late: the workers of stage 1 that have not reported when it ends.
+        late: the workers of stage 1 that have not reported when it ends, nor has any that has the same partitions.
         rules: of stage 2.
         sums: of late workers, those of their partitions of which they send the sum in any case; none: of none.
 
@@ -86,9 +92,9 @@ class Cover:
         left = {w: tuple(j for j in plan.parts[w] if j not in self.sums.get(w, ())) for w in self.late}
         self.left = {worker: own for worker, own in left.items() if own}
         """Late worker -> its partitions that are missing."""
-        self.columns = tuple(sorted(partition for own in self.left.values() for partition in own))
-        finished = tuple(worker for worker in sorted(plan.parts) if worker not in self.late)
-        self.pool = plan.reserve + (finished if rules.pool == "all" else ())
+        self.columns = tuple(sorted({partition for own in self.left.values() for partition in own}))
+        others = tuple(worker for worker in sorted(plan.parts) if worker not in self.late)
+        self.pool = plan.reserve + (others if rules.pool == "all" else ())
         wanted, most = rules.tolerance(len(self.late)), len(self.pool) - 1
         self.reduced = wanted > most
         encoding = np.zeros((len(self.pool), len(self.columns)))

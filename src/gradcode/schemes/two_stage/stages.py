@@ -37,6 +37,11 @@ class TwoStage:
     With mode "any_s" and N − active ≥ s (pool "fresh") the gradient is exact whichever s workers never answer: if none
     of them is late in stage 1, all of stage 1 comes in the end; else at most s − 1 of the pool are missing.
 
+    **Replication.** With d₁ > 1 groups of d₁ workers or a few more have the same partitions in stage 1. The first of a
+    group to report is enough, and the others of it stop; only what no group has reported is missing. If that never
+    comes by itself, d₁ workers never answer, so with mode "any_s" only s − d₁ of the pool may be lost. (OURS: the spec
+    names replication, not how, two_stage.md 10.) It does not go with granularity "partition".
+
     A lost worker is a straggler until it is back; more than s that do not come back are a shortfall, unless
     :func:`gradcode.schemes.elastic` begins anew without them.
 
@@ -103,6 +108,12 @@ class TwoStage:
         checks.choice("mode", self.rules.mode, MODES)
         checks.choice("coefficients", self.rules.coefficients, KINDS)
         checks.choice("rule", waiting.rule, RULES)
+        checks.integer("replication", self.rules.replication, 1, active, f"active={active} begin")
+        if self.rules.replication > 1 and granularity == "partition":
+            raise ValueError(
+                f'replication={self.rules.replication} must be 1 with granularity="partition": what a worker has '
+                f"reported would be counted for all that have it"
+            )
         self.granularity = checks.choice("granularity", granularity, GRANULARITIES)
         if not notice >= 0:
             raise ValueError(f"notice={notice!r} must be a share of a message's time, 0 or more")
@@ -137,7 +148,7 @@ class TwoStage:
         """Replies that must still come at least; see :class:`gradcode.protocol.Scheme`."""
         if self._plan is None or self._staged or self._final:
             return 1
-        expected = len(self._plan.parts)
+        expected = len(self._plan.shared)
         return max(1, (self._plan.completions or expected) - len(self._first))
 
     @property
@@ -201,9 +212,12 @@ class TwoStage:
                 self._arrived |= self._cover.bits[worker]
             self.done = self._final or (not self._owing and self._cover.decodable(self._arrived))
         else:
-            self.done = self._final or len(self._first) == len(self._plan.parts)
+            self.done = self._final or len(self._first) == len(self._plan.shared)
+            mates = tuple(own for own in self._plan.group_of[worker] if own != worker)
+            actions: list[Action] = [Abandon(mates)] if mates else []
             if not self.done and not self._staged and len(self._first) == self._plan.completions:
-                return self._stage_two()
+                actions += self._stage_two()
+            return actions
         return ()
 
     def lose(self, worker: int) -> Sequence[Action]:
@@ -224,7 +238,7 @@ class TwoStage:
     def _stage_two(self) -> Sequence[Action]:
         assert self._plan is not None
         self._staged, self.deadline, self._stage2 = True, self._end, self._now
-        late = tuple(worker for worker in self._plan.parts if worker not in self._first)
+        late = tuple(worker for group in self._plan.shared if self._first.keys().isdisjoint(group) for worker in group)
         limit = self._now * (1 + self.rules.length(self._plan, len(late)))
         self._cover = self._cover_of(late, {worker: own for worker in late if (own := self._counted(worker, limit))})
         if self._cover is None:
@@ -291,7 +305,7 @@ class TwoStage:
                 weights[worker if worker in rows_of else self.workers + worker] = weight
             gap, load = float(found.gap.max(initial=0)), max(load, int(self._cover.loads.max(initial=0)))
             amplification = max(amplification, float(found.amplification.max(initial=0)))
-        if self._owing or (self._cover is None and len(summed) < len(plan.parts)):
+        if self._owing or (self._cover is None and len(summed) < len(plan.shared)):
             gap = max(gap, 1.0)
         weighted_sum(rows, weights, out)
         # The bound of gradcode.codes.stability.
@@ -316,14 +330,14 @@ class TwoStage:
         partitions = tuple(sorted(target))
         # As many stand by as if all were there.
         active = max(1, min(self.active, len(workers) - (self.workers - self.active)))
-        parts, reserve = assign(speeds, partitions, active, workers, away)
-        wait = self.waiting.time(max(map(len, parts.values()), default=0), self.history.recent)
+        shared, reserve = assign(speeds, partitions, active, workers, away, self.rules.replication)
+        wait = self.waiting.time(max(map(len, shared.values()), default=0), self.history.recent)
         completions = self.completions
         if not completions and np.isinf(wait):
-            completions = max(1, len(parts) - self.rules.stragglers)
-        plan = Plan(speeds, parts, reserve, wait, completions, partitions)
+            completions = max(1, len(shared) - self.rules.stragglers)
+        plan = Plan(speeds, shared, reserve, wait, completions, partitions)
         old = self._plan
-        same = old is not None and (old.parts, old.reserve) == (parts, reserve) and np.array_equal(old.speeds, speeds)
+        same = old is not None and (old.shared, old.reserve) == (shared, reserve) and np.array_equal(old.speeds, speeds)
         if not same or len(self._covers) > _PLANS:
             self._covers = {}
         self._plan = plan
@@ -369,9 +383,11 @@ class TwoStage:
             return self._watched
         seen = []
         for worker, part in self._plan.parts.items():
+            mates = [own for own in self._plan.group_of[worker] if own != worker and own in self._first]
+            stopped = min((self._first[own] for own in mates), default=self._now)
             in_two = self._cover is not None and worker in self._cover.sums and worker in self._cover.left
             ends = self._second if in_two else self._first
-            seen.append((worker, float(len(part)), ends.get(worker, self._now), worker in ends))
+            seen.append((worker, float(len(part)), ends.get(worker, stopped), worker in ends))
         if self._cover is not None:
             seen += [
                 (worker, float(load), self._second.get(worker, self._now) - self._stage2, worker in self._second)
