@@ -106,6 +106,19 @@ def test_gradients_are_exact_whoever_has_reported_some(kind: str, pool: Any) -> 
             assert report.uploads <= 4 + len(late) + 2 * len(late)
 
 
+def test_gradients_are_exact_with_every_part_on_two_workers(kind: str) -> None:
+    """4 partitions take 0.12 s, or 1.2 s where a worker is slow; 0 and 1 have the same ones, and 2 and 3."""
+    scheme = schemes.two_stage(WORKERS, 2, PARTITIONS, rule="fixed", wait=0.4, weight=None, replication=2)
+    seconds = np.full((len(SLOW), WORKERS, 2), 0.03)
+    for row, slow in zip(seconds, SLOW, strict=True):
+        row[list(slow)] = 0.3
+    found = train(kind, scheme, seconds)
+    assert set(found[3][1]) == {0, 1, 2, 3}  # nobody else has begun
+    if kind == "simulated":
+        assert [late for _, late, _ in found] == [(), (), (), (0, 1, 2, 3), ()]
+        assert all(report.time == report.order_statistic for report, *_ in found)
+
+
 @pytest.mark.parametrize("granularity", ["worker", "partition"])
 @pytest.mark.parametrize("where", ["local", "ray"])
 def test_killed_in_stage_one_and_in_stage_two(where: str, granularity: Any, request: pytest.FixtureRequest) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -65,8 +66,10 @@ def assign(
     """
     ranked = sorted(workers, key=lambda worker: (worker in away, -speeds[worker], worker))
     chosen, reserve = sorted(ranked[:active]), tuple(sorted(ranked[active:]))
-    groups = [tuple(own.tolist()) for own in np.array_split(chosen, max(1, len(chosen) // replication))]
-    loads = shares([speeds[list(own)].max() for own in groups], len(partitions), len(partitions))
+    count = max(1, len(chosen) // replication)
+    cuts = [len(chosen) * i // count for i in range(count + 1)]
+    groups = [tuple(chosen[begin:end]) for begin, end in pairwise(cuts)]
+    loads = shares([max(speeds[worker] for worker in own) for own in groups], len(partitions), len(partitions))
     ends = np.cumsum(loads).tolist()
     shared = {
         group: tuple(partitions[end - load : end])
