@@ -28,7 +28,7 @@ CASES: dict[str, dict[str, Any]] = {
     "nobody stands by, all": {"rule": "fixed", "wait": 2.0, "active": N, "pool": "all"},
     "learning": {"rule": "quantile", "weight": 0.3},
     "replication": {"rule": "fixed", "wait": 3.0, "replication": 2},
-    "replication, all": {"rule": "fixed", "wait": 3.0, "replication": 2, "pool": "all", "active": 5, "mode": "fixed"},
+    "replication, all": {"rule": "fixed", "wait": 2.0, "replication": 2, "pool": "all", "active": N},
     "replication, completions": {"rule": "fixed", "wait": 6.0, "replication": 2, "completions": 1},
     "partition": PARTITION | {"wait": 2.0},
     "partition, all": PARTITION | {"wait": 3.0, "pool": "all", "active": 5},

@@ -68,7 +68,7 @@ def two_stage(
             spec's default is "shift"; "quantile" is ours, for it needs no law.
         completions: c, reports that begin stage 2 before that; 0: none do.
         pool: who serves in stage 2: "fresh": those that stood by; "all": also those that have finished.
-        mode: how many of the pool may be lost: "any_s": s − 1, exact for any s stragglers; "budget": s less those that
+        mode: how many of the pool may be lost: "any_s": s − d₁, exact for any s stragglers; "budget": s less those that
             are late, the least work; "fixed": s.
         coefficients: of stage 2: "random": of a Gaussian matrix, loads by speed; "harmonic": of one that amplifies
             rounding less (OURS); "repetition": groups with equal sums where the pool can be cut into

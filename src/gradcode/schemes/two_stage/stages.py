@@ -16,6 +16,7 @@ from gradcode.schemes.decoding import weighted_sum
 from gradcode.schemes.two_stage import course
 from gradcode.schemes.two_stage.cover import MODES, POOLS, Cover, Rules
 from gradcode.schemes.two_stage.plan import GRANULARITIES, RULES, Granularity, Plan, Waiting, assign
+from gradcode.schemes.two_stage.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +52,7 @@ class TwoStage:
     which counts if it comes. One that at its pace will be at it for longer than stage 2 would take without it is left
     alone, and all of its part is missing, as ever. There is no more than one message per worker and stage, but a notice
     for each partition.
+
     **Who has reported must live to send its sum**, of which there is no copy: a lost worker computes it again when it
     is back, but one that falls silent is not made up for. The gradient is exact whichever s workers never answer as
     long as these have reported nothing. (OURS: that what it is at is not missing, for no sum can come before that, and
@@ -137,6 +139,7 @@ class TwoStage:
         given += [f"wait={self.waiting.seconds}"] if self.waiting.seconds is not None else []
         given += [f"pool={self.rules.pool!r}", f"mode={self.rules.mode!r}"]
         given += ["granularity='partition'"] if self.granularity == "partition" else []
+        given += [f"replication={self.rules.replication}"] if self.rules.replication > 1 else []
         return f"two_stage({', '.join(given)})"
 
     @property
@@ -171,9 +174,7 @@ class TwoStage:
     def _begin(self) -> None:
         self._first: dict[int, float] = {}  # worker -> when its message of stage 1 came
         self._second: dict[int, float] = {}
-        self._holding: dict[int, list[int]] = {}  # worker -> what it is yet to report, in its order
-        self._reported: dict[int, list[int]] = {}  # and has reported
-        self._told: dict[int, float] = {}  # when, the last one
+        self._progress: Progress | None = None
         self._owing: set[int] = set()  # late workers whose sum has not come
         self._cover: Cover | None = None
         self._staged = self._final = False
@@ -188,9 +189,8 @@ class TwoStage:
         self.deadline = self._sooner(plan.wait) if self._pool_at_best(plan) else self._end
         if self.granularity == "worker":
             return [self._order(worker, 0, dict.fromkeys(part, 1.0)) for worker, part in plan.parts.items()]
-        orders: list[Action] = []
+        self._progress, orders = Progress(plan.parts), list[Action]()
         for worker, part in plan.parts.items():
-            self._holding[worker], self._reported[worker] = list(part[:-1]), []
             orders += [self._hold(worker, partition) for partition in part[:-1]]
             orders.append(self._sum(worker, worker, part))
         return orders
@@ -199,9 +199,9 @@ class TwoStage:
         assert self._plan is not None
         worker, slot = reply.order.worker, reply.order.slot
         self._now = max(self._now, reply.time)
-        if reply.order.hold:
-            self._reported[worker].append(self._holding[worker].pop(0))
-            self._told[worker] = reply.time
+        if self._progress is not None and reply.order.hold:
+            (partition,) = reply.order.combination
+            self._progress.report(worker, partition, reply.time)
             return ()
         first = not self.workers <= slot < 2 * self.workers
         (self._first if first else self._second)[worker] = reply.time
@@ -222,8 +222,8 @@ class TwoStage:
 
     def lose(self, worker: int) -> Sequence[Action]:
         """A straggler, in whichever stage; what it was asked for is given again if it comes back."""
-        if not self._staged and worker in self._reported:
-            self._reported[worker] = []  # which is forgotten, and computed again for its message
+        if self._progress is not None and not self._staged:
+            self._progress.forget(worker)
         return ()
 
     def expire(self) -> Sequence[Action]:
@@ -239,8 +239,11 @@ class TwoStage:
         assert self._plan is not None
         self._staged, self.deadline, self._stage2 = True, self._end, self._now
         late = tuple(worker for group in self._plan.shared if self._first.keys().isdisjoint(group) for worker in group)
-        limit = self._now * (1 + self.rules.length(self._plan, len(late)))
-        self._cover = self._cover_of(late, {worker: own for worker in late if (own := self._counted(worker, limit))})
+        sums: dict[int, tuple[int, ...]] = {}
+        if self._progress is not None:
+            limit = self._now * (1 + self.rules.length(self._plan, len(late)))
+            sums = {worker: own for worker in late if (own := self._progress.counted(worker, limit))}
+        self._cover = self._cover_of(late, sums)
         if self._cover is None:
             return ()
         columns, orders = self._cover.columns, self._ask(self._cover)
@@ -250,22 +253,14 @@ class TwoStage:
                 orders.append(self._order(worker, 1, {columns[j]: float(row[j]) for j in held}))
         return orders
 
-    def _counted(self, worker: int, limit: float) -> tuple[int, ...]:
-        """What a late worker is to send the sum of: what it has reported and the one it is at; if that is worth it."""
-        assert self._plan is not None
-        reported = self._reported.get(worker, [])
-        if not reported or (len(reported) + 1) * (self._told[worker] / len(reported)) > limit:
-            return ()
-        part, next_ones = self._plan.parts[worker], self._holding[worker]
-        return tuple(own for own in part if own in reported or own == next_ones[0]) if next_ones else part
-
     def _ask(self, cover: Cover) -> list[Action]:
         """Late workers are asked for their sums, and then go on with what is left; who is at its last has its order."""
         self._owing = set(cover.sums)
         actions: list[Action] = []
         for worker, own in cover.sums.items():
             if worker in cover.left:
-                held = [3 * self.workers + partition for partition in self._holding[worker][1:]]
+                assert self._progress is not None
+                held = [3 * self.workers + partition for partition in self._progress.later(worker)]
                 actions.append(Abandon((*held, worker)))
                 actions.append(self._sum(worker, 2 * self.workers + worker, own))
                 actions.append(self._sum(worker, self.workers + worker, cover.left[worker]))
@@ -385,8 +380,8 @@ class TwoStage:
         for worker, part in self._plan.parts.items():
             mates = [own for own in self._plan.group_of[worker] if own != worker and own in self._first]
             stopped = min((self._first[own] for own in mates), default=self._now)
-            in_two = self._cover is not None and worker in self._cover.sums and worker in self._cover.left
-            ends = self._second if in_two else self._first
+            split = self._cover is not None and worker in self._cover.sums and worker in self._cover.left
+            ends = self._second if split else self._first
             seen.append((worker, float(len(part)), ends.get(worker, stopped), worker in ends))
         if self._cover is not None:
             seen += [
