@@ -85,7 +85,7 @@ def test_the_draws_are_those_of_a_simulated_cluster(name: str) -> None:
 def test_what_is_noted_of_an_iteration(method: str) -> None:
     """A training through a wire of four messages a slot of 5 ms, without fading: what is noted can be told from it."""
     task, radio = Task.of(None), wire(N, bytes_per_second=4 * 5200 / 0.005, slot=0.005, channels=4)
-    found = trial(task, METHODS[method](), RoundRobin(radio), seed=1, iterations=4)
+    found = trial(task, METHODS[method](0.065 + 0.02), RoundRobin(radio), seed=1, iterations=4)
     assert found.lost == pytest.approx(0, abs=1e-6) and len(found.notes) == 4
     staged = method.startswith("two-stage")
     for own, report in zip(found.notes, found.curve.reports, strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch.utils.data import TensorDataset
 from gradcode import catalog, codes, schemes
 from gradcode.clusters import SimulatedCluster
 from gradcode.experiments.curves import Curve, Task, train
-from gradcode.experiments.two_stage.setting import K, Law, N, S
+from gradcode.experiments.two_stage.setting import K, Law, N, S, fixed
 from gradcode.experiments.two_stage.uplinks import Watched
 from gradcode.network import Controller, Radio, Traffic, Uplink
 from gradcode.network.presets import KILOBYTE
@@ -26,17 +25,21 @@ from gradcode.training import Sampling
 LAW = Law(unit=0.01)
 BATCH, RATE = 320, 0.5
 
-CYCLIC, IGNORE = f"cyclic repetition, s = {S}", f"ignore {S} slowest"
+UNCODED, CYCLIC, IGNORE = "uncoded", f"cyclic repetition, s = {S}", f"ignore {S} slowest"
+FRESH, ALL = "two-stage, fresh", "two-stage, all"
 
 Tried = TwoStage | RowScheme
 
-METHODS: dict[str, Callable[[], Tried]] = {
-    "two-stage, fresh": partial(schemes.two_stage, N, S, K, pool="fresh"),
-    "two-stage, all": partial(schemes.two_stage, N, S, K, pool="all"),
-    CYCLIC: lambda: schemes.coded(codes.cyclic_repetition(N, S, K, variant="random", dtype="float64")),
-    "uncoded": partial(schemes.uncoded, N, K),
-    IGNORE: partial(schemes.fastest, N, N - S, K),
+METHODS: dict[str, Callable[[float], Tried]] = {
+    FRESH: lambda wait: fixed(pool="fresh", wait=wait),
+    ALL: lambda wait: fixed(pool="all", wait=wait),
+    f"{FRESH}, learned": lambda wait: schemes.two_stage(N, S, K, pool="fresh"),
+    f"{ALL}, learned": lambda wait: schemes.two_stage(N, S, K, pool="all"),
+    CYCLIC: lambda wait: schemes.coded(codes.cyclic_repetition(N, S, K, variant="random", dtype="float64")),
+    UNCODED: lambda wait: schemes.uncoded(N, K),
+    IGNORE: lambda wait: schemes.fastest(N, N - S, K),
 }
+"""Made with T₁ = ``wait`` seconds, where it is neither learned nor without meaning."""
 
 
 class Note(NamedTuple):
@@ -93,6 +96,11 @@ class Trial:
         time = sum(report.time for report in self.curve.reports)
         sent = sum(note.traffic.admitted.sum() for note in self.notes) / self.curve.gradient_bytes
         return np.array([useful / started, busy / (N * time), used / sent])
+
+    @property
+    def heard(self) -> Floats:
+        """(N,) the share of iterations in which a message of the worker came."""
+        return np.asarray(np.mean([note.heard for note in self.notes], axis=0))
 
     @property
     def lost(self) -> float:
