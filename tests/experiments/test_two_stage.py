@@ -43,7 +43,7 @@ def test_every_number_agrees(quick: Done) -> None:
 
 def test_tables_and_figures_are_there(quick: Done) -> None:
     found, folder = quick
-    for table in ("comparison", "times", "utilisation", "sweeps", "accuracy", "iterations"):
+    for table in ("comparison", "times", "utilisation", "sweeps", "accuracy", "iterations", "differences"):
         with (folder / f"{table}.csv").open(newline="", encoding="utf-8") as file:
             rows = list(csv.reader(file))
         assert len(rows) > 10 and len({len(row) for row in rows}) == 1
