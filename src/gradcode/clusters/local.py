@@ -111,13 +111,11 @@ class LocalCluster(RealTimeCluster):
     def _is_open(self) -> bool:
         return self._selector is not None
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The memories and what is kept, also of another kind of cluster."""
-        if self._memory is not None:
-            self._memory.copy_(state["memory"])
-        for own, saved in zip(self._kept(), state["kept"], strict=True):
+    def _restore(self, memory: Tensor | None, kept: tuple[Tensor, Tensor]) -> None:
+        if self._memory is not None and memory is not None:
+            self._memory.copy_(memory)
+        for own, saved in zip(self._kept(), kept, strict=True):
             own.copy_(saved)
-        self._standing.holders.clear()
 
     # Opening and closing
 

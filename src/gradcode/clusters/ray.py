@@ -176,13 +176,11 @@ class RayCluster(RealTimeCluster):
             warnings.warn(f"{what} cannot be fetched and is saved as zero", GradcodeWarning, stacklevel=4)
         return memory
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Gives the workers their memories and what is kept, also of another kind of cluster."""
-        for entry, saved in enumerate(zip(*state["kept"], strict=True)):
+    def _restore(self, memory: Tensor | None, kept: tuple[Tensor, Tensor]) -> None:
+        for entry, saved in enumerate(zip(*kept, strict=True)):
             self._kept_objects[entry] = put(tuple(own.numpy() for own in saved))
-        self._standing.holders.clear()
-        if self._layout.memory:
-            memories = put(as_array(state["memory"].contiguous()))
+        if memory is not None:
+            memories = put(as_array(memory.contiguous()))
             for hand in self._hands:
                 if hand.ready:
                     hand.actor.remember.remote(memories)

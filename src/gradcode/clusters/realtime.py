@@ -173,6 +173,10 @@ class RealTimeCluster(ABC):
         """(kept, length) and (kept, buffers): all that is kept."""
 
     @abstractmethod
+    def _restore(self, memory: Tensor | None, kept: tuple[Tensor, Tensor]) -> None:
+        """Gives the workers these memories, and keeps for them what is in (kept, length) and (kept, buffers)."""
+
+    @abstractmethod
     def _want(self, orders: Sequence[Order]) -> None:
         """These orders are wanted from now on."""
 
@@ -201,10 +205,22 @@ class RealTimeCluster(ABC):
         return time.monotonic() - self._opened
 
     def state_dict(self) -> dict[str, Any]:
-        """The workers' memories and what is kept for them; real time leaves nothing else to restore."""
+        """The workers' memories, what is kept for them, and the uplink; real time leaves nothing else to restore."""
         memory = self.memory
         kept = tuple(own.clone() for own in self._kept())
-        return {"memory": None if memory is None else memory.clone(), "kept": kept}
+        uplink = None if self._transmission is None else self._transmission.state_dict()
+        return {"memory": None if memory is None else memory.clone(), "kept": kept, "uplink": uplink}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Gives the workers their memories and what is kept, and the uplink its queues; also another kind of cluster's.
+
+        For the uplink no time passes between the iteration before the checkpoint and the next one's start.
+        """
+        self._restore(state["memory"], state["kept"])
+        self._standing.holders.clear()
+        if self._transmission is not None and state.get("uplink") is not None:
+            self._transmission.load_state_dict(state["uplink"])
+            self._ended = time.monotonic()
 
     def open(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gradcode import catalog
 from gradcode.errors import GradcodeError
 from gradcode.protocol import Cluster, Report, Scheme
-from gradcode.session import Session
+from gradcode.session import Listener, Session
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "digits": catalog.linear,
@@ -109,6 +109,7 @@ def train(
     rate: float,
     every: int = 1,
     seed: int = 0,
+    listeners: Sequence[Listener] = (),
 ) -> Curve:
     """Plain SGD from the same start, on the same samples whatever the scheme.
 
@@ -122,6 +123,7 @@ def train(
         rate: the learning rate.
         every: iterations between evaluations on the test data.
         seed: of the model's start, the samples and, unless the cluster has its own, the delays.
+        listeners: called with every report.
     """
     loss_fn, model = nn.CrossEntropyLoss(), task.model(seed)
     evaluate = catalog.Evaluation(task.split.test, loss_fn)
@@ -146,7 +148,7 @@ def train(
         cluster,
         seed,
         drop_last=True,
-        listeners=[reports.append],
+        listeners=[reports.append, *listeners],
     ) as session:
         while session.iteration < iterations:
             for step in session.epoch():

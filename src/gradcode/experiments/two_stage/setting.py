@@ -45,15 +45,17 @@ PARTITIONED: dict[str, dict[str, Any]] = {
 class Law:
     """Seconds per partition: at least ``SHIFT``, on average 1/``RATE`` more; with ``share`` all times ``slowdown``.
 
-    Who is slow is so in both stages of an iteration; the random part is drawn anew in the second.
+    Who is slow is so in both stages of an iteration; the random part is drawn anew in the second. Everything is in
+    ``unit`` seconds.
     """
 
     share: float = SHARE
     slowdown: float = SLOWDOWN
+    unit: float = 1.0
 
     def table(self, seed: int) -> DelayTable:
         """Draws for all schemes alike."""
-        law = ShiftedExponential(SHIFT, RATE)
+        law = ShiftedExponential(SHIFT * self.unit, RATE / self.unit)
         process = Bernoulli(law, self.share, self.slowdown) if self.share else law
         return Delays(process, stages=2).table(N, seed)
 

@@ -86,6 +86,8 @@ class TwoStage:
     error = float("nan")
     exact = False
     done = True
+    used = 0
+    """Messages that the last gradient was made of."""
 
     def __init__(
         self,
@@ -304,7 +306,7 @@ class TwoStage:
             gap = max(gap, 1.0)
         weighted_sum(rows, weights, out)
         # The bound of gradcode.codes.stability.
-        used = int(np.count_nonzero(weights))
+        self.used = used = int(np.count_nonzero(weights))
         rounding = growth(load + used + 2, torch.finfo(out.dtype).eps / 2)
         if rows.dtype != out.dtype:  # a message is rounded once more
             rounding = (1 + rounding) * (1 + torch.finfo(rows.dtype).eps / 2) - 1
