@@ -361,11 +361,14 @@ class RealTimeCluster(ABC):
                 self._hands[worker],
                 tuple(PlannedOrder.of(order) for order in mine),
                 tuple((self._injected.pace(order), *self._injected.link(worker)) for order in mine),
+                tuple((order.granted, order.refused) for order in mine)
+                if any(order.granted or order.refused for order in mine)
+                else (),
             )
             for worker, mine in orders.items()
         ]
-        for hand, planned, delays in ready:
-            hand.post(planned, Message(self._serial, self._number, now, 0, None, delays))
+        for hand, planned, delays, settled in ready:
+            hand.post(planned, Message(self._serial, self._number, now, 0, None, delays, settled))
 
     def _next(self, wait: Wait) -> Event:
         self._open_orders = dict(wait.open)
