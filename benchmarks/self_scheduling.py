@@ -169,9 +169,8 @@ def judge(model: str, rows: Sequence[dict[str, Any]]) -> list[str]:
             ("time / fluid", own["ratio"], asked),
             ("time / simulated", own["of simulated"], ASKED_OF_SIMULATED),
         ):
-            said.append(
-                f"{model}, r = {r}: {what} {found:.3f}, asked for {most:.2f}: {'met' if found <= most else 'MISSED'}"
-            )
+            verdict = "met" if found <= most else "MISSED"
+            said.append(f"{model}, r = {r}: {what} {found:.3f}, asked for at most {most:.2f}: {verdict}")
         said.append(f"{model}, r = {r}: {'exact: met' if own['exact'] else 'NOT EXACT: MISSED'}")
     return said
 
@@ -194,19 +193,19 @@ def main() -> None:
         warm = seconds_of(model, np.random.default_rng(arguments.seed).random((WARM, WORKERS)))
         seconds = arguments.unit / MICRO * np.concatenate([warm, share])
         print(
-            f"{model}: {arguments.iterations} iterations; simulated time / fluid of r = 2 and 3 with λ = {LATENCY} units: "
+            f"{model}: {arguments.iterations} iterations. Simulated time / fluid of r = 2 and 3, λ = {LATENCY} units: "
             f"{found[0]:.3f} and {found[1]:.3f}, of 2000 draws {wanted[0]:.3f} and {wanted[1]:.3f}"
         )
         print(
-            "scheme                        time     fluid  ratio  simulated  of it        λ     error  computations  KiB up"
-            "  overruns"
+            "scheme                        time     fluid  ratio  simulated  of it        λ     error  computations"
+            "  KiB up  overruns"
         )
         rows = figures[model] = []
         for name, scheme in contenders().items():
             rows.append(own := row(name, scheme, seconds, arguments.iterations, arguments.seed))
             print(
-                f"{name:25} {own['time']:7.3f} s {own['fluid']:7.3f} s  {own['ratio']:5.3f}  {own['simulated']:7.3f} s  "
-                f"{own['of simulated']:5.3f}  {1e3 * own['latency']:4.1f} ms  {own['error']:8.1e}  "
+                f"{name:25} {own['time']:7.3f} s {own['fluid']:7.3f} s  {own['ratio']:5.3f}  {own['simulated']:7.3f} s"
+                f"  {own['of simulated']:5.3f}  {1e3 * own['latency']:4.1f} ms  {own['error']:8.1e}  "
                 f"{own['computations']:12.1f}  {own['bytes up'] / 1024:6.1f}  {own['overruns']:8.2%}"
                 f"{'' if own['exact'] else '  INEXACT'}",
                 flush=True,
