@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gradcode.clusters.carrier import DelayMode
-from gradcode.clusters.driver import NOTICE_BYTES, ON_SHORTFALL, Ledger, OnShortfall, Standing, Wait, iterate
+from gradcode.clusters.driver import NOTICE_BYTES, ON_SHORTFALL, Ledger, OnShortfall, Standing, Wait, iterate, lacking
 from gradcode.clusters.edge import check_edges
 from gradcode.clusters.injected import Injected, delay_table
 from gradcode.clusters.inspection import STRIKES, Inspection
@@ -292,7 +292,7 @@ class RealTimeCluster(ABC):
 
     def _carry(self, scheme: Scheme, iteration: Iteration, start: float) -> None:
         self._start_time = start
-        self._serial, self._number = iteration.serial, iteration.number
+        self._serial, self._number, self._scheme = iteration.serial, iteration.number, scheme
         self._ledger = Ledger(
             len(self._hands),
             iteration,
@@ -388,7 +388,7 @@ class RealTimeCluster(ABC):
             if wait.shortfall and not any(hand.again for hand in self._hands):
                 raise Shortfall(
                     f"iteration {self._number} cannot be finished: workers {sorted(self._ledger.heard)} answered and "
-                    f"nothing is under way"
+                    f"nothing is under way{lacking(self._scheme, self._ledger.alive)}"
                 )
             # Whoever receives replies one after the other, or slot by slot, does not wait for several.
             awaits = 1 if self._reception.seconds or self._passage.there else wait.awaits

@@ -7,7 +7,7 @@ gradient code of the same replication, an exact gradient, and no linear algebra.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -174,6 +174,19 @@ class SelfScheduling:
         """The sum of what is granted."""
         self._late = True
         return self._collect() if not self._stopped and self._enough() else ()
+
+    def lacking(self, workers: Collection[int]) -> str:
+        """Shares of which something is missing, and none of these workers holds them; see :class:`Scheme`."""
+        missing = sorted({piece // self.micro for piece in self._target if piece not in self._schedule.owner})
+        holders = {share: [own for own, held in enumerate(self.shares) if share in held] for share in missing}
+        lost = [f"{share} (held by {holders[share]})" for share in missing if not set(holders[share]) & set(workers)]
+        if not lost:
+            return ""
+        return (
+            f"Nobody is left of those who hold share {', '.join(lost)}: have them started again, take a larger "
+            f"replication than {max(map(len, self.shares))}, or let the iteration end with what is granted, by a "
+            f'deadline or on_shortfall="approximate"'
+        )
 
     def _enough(self) -> bool:
         return bool(self._schedule.owner) if self._late else not self._schedule.missing
