@@ -96,7 +96,8 @@ class Message(NamedTuple):
     """Orders for one worker, given at ``sent`` (``time.monotonic()``).
 
     ``orders`` are sent the first time only, then their number ``plan``. ``delays`` are the injected ones, per order:
-    seconds per unit of load, per answer, and per byte of it. ``settled`` is empty where no order settles anything.
+    seconds per unit of load, per answer, and per byte of it; ``wait`` are the seconds before which nothing is begun.
+    ``settled`` is what each order says of held slots; empty: nothing.
     """
 
     serial: int
@@ -105,6 +106,7 @@ class Message(NamedTuple):
     plan: int
     orders: tuple[PlannedOrder, ...] | None
     delays: tuple[tuple[float, float, float], ...]
+    wait: float = 0.0
     settled: tuple[Settled, ...] = ()
 
     def complete(self, planned: Sequence[PlannedOrder], worker: int) -> list[Order]:
