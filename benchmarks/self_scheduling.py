@@ -1,10 +1,11 @@
 """Self-scheduling on a local cluster: time by the fluid bound, beside codes, two-stage coding and ignoring the slowest.
 
-    python benchmarks/self_scheduling.py [--models ABC] [--iterations 25] [--unit 0.4] [--seed 0] [--json FILE]
+    python benchmarks/self_scheduling.py [--models ABCD] [--iterations 25] [--unit 0.4] [--seed 0] [--json FILE]
 
 8 workers hold a share of the samples each, in m = 8 micro-partitions, 64 partitions in all. A share takes a worker X:
 A: one unit, and an exponential time of mean one unit. B: one unit and 0.2 units, worker 0 three times as slow.
-C: Pareto of shape 1.5 and minimum one unit. One table of delays is drawn for each, and all schemes run it in mode
+C: Pareto of shape 1.5 and minimum one unit. D: one unit, and with probability 0.2 the worker begins an exponential time
+of mean three units late. One table of delays is drawn for each, and all schemes run it in mode
 ``emulate``: every partition ends at the time that the table says, with the real work inside. They train the same model
 from the same start on the same samples.
 
@@ -12,12 +13,12 @@ Few iterations vary much. So each worker's draws are stratified, one in each of 
 40 such tables that one is taken whose simulated times of self-scheduling, by the fluid bound, are nearest to those of
 2000 independent draws. Both are printed. For the others' means the table is a sample as any.
 
-The latency λ of a notice is measured in the run: from the moment at which a micro-partition ends by the table to that
-at which the worker's next one begins, its mean. *Simulated* is the simulated cluster on the same table with this λ; of
-the other schemes, what their ``duration`` predicts. Times have the collecting of the sums in them.
+The latency λ of a notice is measured in the run: the mean time from the moment at which a micro-partition ends by the
+table to that at which the worker's next one begins. *Simulated* is the simulated cluster on the same table with this λ.
+Measured times have the collecting of the sums in them.
 
-Asked for: at most 1.10 of simulated, and of the fluid bound at most 1.45 (A, B) and 1.65 (C) with r = 2, 1.40 with
-r = 3.
+Asked for: at most 1.10 of simulated, and of the fluid bound at most 1.45 (A, B), 1.65 (C) and 1.60 (D) with r = 2 and
+1.40 with r = 3.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import json
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ WORKERS, MICRO, BATCH = 8, 8, 256
 PARTITIONS = WORKERS * MICRO
 WARM = 2  # iterations that do not count
 LATENCY = 0.005  # units, where the table is chosen
-ASKED = {"A": 1.45, "B": 1.45, "C": 1.65}
+ASKED = {"A": 1.45, "B": 1.45, "C": 1.65, "D": 1.60}
 ASKED_OF_THREE, ASKED_OF_SIMULATED = 1.40, 1.10
 
 
@@ -60,36 +61,48 @@ def contenders() -> dict[str, Callable[[], Scheme]]:
     }
 
 
-def seconds_of(model: str, uniform: Floats) -> Floats:
-    """X, units of a whole share, from numbers in [0, 1), both (iterations, N)."""
-    if model == "C":
-        return (1 - uniform) ** (-1 / 1.5)
-    share = 1 - (1.0 if model == "A" else 0.2) * np.log1p(-uniform)
-    if model == "B":
-        share[:, 0] *= 3
-    return share
+class Draws(NamedTuple):
+    """X, units of a whole share, and D, units before the first work, both (iterations, N)."""
+
+    share: Floats
+    start: Floats
+
+    @classmethod
+    def of(cls, model: str, uniform: Floats, rng: np.random.Generator) -> Draws:
+        """From numbers in [0, 1), (iterations, N)."""
+        share, start = np.ones(uniform.shape), np.zeros(uniform.shape)
+        if model == "C":
+            share = (1 - uniform) ** (-1 / 1.5)
+        elif model == "D":
+            share += 1e-7 * rng.random(uniform.shape)  # or ties would go to workers by their numbers
+            start = -3 * np.log1p(-np.where(uniform < 0.2, uniform / 0.2, 0.0))
+        else:
+            share -= (1.0 if model == "A" else 0.2) * np.log1p(-uniform)
+            share[:, 0] *= 3 if model == "B" else 1
+        return cls(share, start)
+
+    def table(self, unit: float, latency: float = 0.0) -> DelayTable:
+        return DelayTable.from_array(
+            unit / MICRO * self.share, np.full(self.share.shape, latency), start=unit * self.start
+        )
+
+    @property
+    def ratios(self) -> Floats:
+        """Simulated time by the fluid bound, means, of r = 2 and 3 without an order ahead."""
+        fluid = schemes.fluid_bound(self.share, WORKERS, self.start).mean()
+        both = [schemes.self_scheduling(WORKERS, r, MICRO, ahead=0) for r in (2, 3)]
+        return np.array([own.granted(self.share / MICRO, LATENCY, self.start)[0].mean() for own in both]) / fluid
 
 
-def ratios(share: Floats) -> Floats:
-    """Simulated time by the fluid bound, means, of r = 2 and 3 without an order ahead."""
-    fluid = schemes.fluid_bound(share, WORKERS).mean()
-    simulated = [
-        schemes.self_scheduling(WORKERS, r, MICRO, ahead=0).granted(share / MICRO, LATENCY)[0].mean() for r in (2, 3)
-    ]
-    return np.array(simulated) / fluid
-
-
-def drawn(model: str, iterations: int, seed: int) -> tuple[Floats, Floats, Floats]:
-    """X in units, (iterations, N); its simulated ratios, and those of 2000 independent draws."""
+def drawn(model: str, iterations: int, seed: int) -> tuple[Draws, Floats]:
+    """The table whose ratios are nearest to those of 2000 independent draws, and these."""
     rng = np.random.default_rng([seed, ord(model)])
-    wanted = ratios(seconds_of(model, rng.random((2000, WORKERS))))
+    wanted = Draws.of(model, rng.random((2000, WORKERS)), rng).ratios
     strata = np.repeat(np.arange(iterations)[:, None], WORKERS, axis=1)
     tables = [
-        seconds_of(model, (rng.permuted(strata, axis=0) + rng.random(strata.shape)) / iterations) for _ in range(40)
+        Draws.of(model, (rng.permuted(strata, axis=0) + rng.random(strata.shape)) / iterations, rng) for _ in range(40)
     ]
-    found = [ratios(own) for own in tables]
-    best = int(np.argmin([np.abs(own / wanted - 1).max() for own in found]))
-    return tables[best], found[best], wanted
+    return min(tables, key=lambda own: float(np.abs(own.ratios / wanted - 1).max())), wanted
 
 
 def train(scheme: Scheme, cluster: Any, iterations: int, seed: int) -> tuple[list[gradcode.Report], list[float]]:
@@ -131,18 +144,18 @@ def latency(reports: Sequence[gradcode.Report], table: DelayTable) -> float:
     return float(np.mean(gaps))
 
 
-def row(name: str, scheme: Callable[[], Scheme], seconds: Floats, iterations: int, seed: int) -> dict[str, Any]:
+def row(
+    name: str, scheme: Callable[[], Scheme], draws: Draws, unit: float, iterations: int, seed: int
+) -> dict[str, Any]:
     """The figures of a scheme; times in seconds."""
-    table = DelayTable.from_array(seconds)
+    table, notice = draws.table(unit), 0.0
     cluster = gradcode.LocalCluster(WORKERS, delays=table, delay_mode="emulate", seed=seed)
     reports, errors = train(scheme(), cluster, iterations, seed)
-    time, fluid = (float(np.mean([getattr(own, key) for own in reports])) for key in ("time", "fluid"))
-    simulated, notice = float(np.mean([own.order_statistic for own in reports])), float("nan")
     if "r = " in name:
         notice = max(0.0, latency(reports, table))
-        delayed = DelayTable.from_array(seconds, np.full(seconds.shape, notice))
-        again, _ = train(scheme(), gradcode.SimulatedCluster(WORKERS, delays=delayed), iterations, seed)
-        simulated = float(np.mean([own.time for own in again]))
+    again, _ = train(scheme(), gradcode.SimulatedCluster(WORKERS, delays=draws.table(unit, notice)), iterations, seed)
+    time, simulated = (float(np.mean([own.time for own in each])) for each in (reports, again))
+    fluid = float(np.mean([own.fluid for own in reports]))
     return {
         "scheme": name,
         "time": time,
@@ -189,12 +202,14 @@ def main() -> None:
     torch.set_num_threads(1)
     figures, said = {}, []
     for model in arguments.models:
-        share, found, wanted = drawn(model, arguments.iterations, arguments.seed)
-        warm = seconds_of(model, np.random.default_rng(arguments.seed).random((WARM, WORKERS)))
-        seconds = arguments.unit / MICRO * np.concatenate([warm, share])
+        counted, wanted = drawn(model, arguments.iterations, arguments.seed)
+        rng = np.random.default_rng(arguments.seed)
+        warm = Draws.of(model, rng.random((WARM, WORKERS)), rng)
+        draws = Draws(*(np.concatenate(both) for both in zip(warm, counted, strict=True)))
+        found = counted.ratios
         print(
             f"{model}: {arguments.iterations} iterations. Simulated time / fluid of r = 2 and 3, λ = {LATENCY} units: "
-            f"{found[0]:.3f} and {found[1]:.3f}, of 2000 draws {wanted[0]:.3f} and {wanted[1]:.3f}"
+            f"{found[0]:.3f} and {found[1]:.3f}; of 2000 draws {wanted[0]:.3f} and {wanted[1]:.3f}"
         )
         print(
             "scheme                        time     fluid  ratio  simulated  of it        λ     error  computations"
@@ -202,10 +217,11 @@ def main() -> None:
         )
         rows = figures[model] = []
         for name, scheme in contenders().items():
-            rows.append(own := row(name, scheme, seconds, arguments.iterations, arguments.seed))
+            rows.append(own := row(name, scheme, draws, arguments.unit, arguments.iterations, arguments.seed))
+            notice = f"{1e3 * own['latency']:4.1f} ms" if own["latency"] else "       "
             print(
                 f"{name:25} {own['time']:7.3f} s {own['fluid']:7.3f} s  {own['ratio']:5.3f}  {own['simulated']:7.3f} s"
-                f"  {own['of simulated']:5.3f}  {1e3 * own['latency']:4.1f} ms  {own['error']:8.1e}  "
+                f"  {own['of simulated']:5.3f}  {notice}  {own['error']:8.1e}  "
                 f"{own['computations']:12.1f}  {own['bytes up'] / 1024:6.1f}  {own['overruns']:8.2%}"
                 f"{'' if own['exact'] else '  INEXACT'}",
                 flush=True,
