@@ -177,6 +177,7 @@ class Order:
             order whose combination has this one's only partition uses it again.
         running: the answer is the running sum, once it contains the combination and nothing else: what is not in it is
             taken from what is held, or computed. If anything else is in it, for a grant was withdrawn, it begins anew.
+            For layouts that neither pack nor fold.
         memory: which of the two copies of the row's memory to read; the other one is written. −1: neither, it begins
             with zeros, and copy 0 is written.
         compare: how far the result is from an earlier one, and whether it is sent if it is near.

@@ -135,8 +135,8 @@ class Loss:
 class Failure:
     """A worker's own code raised while carrying out this iteration's orders, or its reply was refused by the master.
 
-    The worker itself lives on. "forgotten": it was started again, and lacks a memory or a held result that an order
-    names; a scheme that has memory rows is told so by its ``forget(worker)`` in place of ``lose``.
+    The worker itself lives on. "forgotten": it was started again, and lacks a memory that an order names; a
+    scheme that has memory rows is told so by its ``forget(worker)`` in place of ``lose``.
     """
 
     worker: int

@@ -55,6 +55,12 @@ Settled = tuple[tuple[int, ...], tuple[int, ...]]
 """What an order says of held slots: those that are granted, and those that are refused."""
 
 
+def settled(orders: Sequence[Order]) -> tuple[Settled, ...]:
+    """What each of the orders says of held slots; empty where none says anything."""
+    said = tuple((order.granted, order.refused) for order in orders)
+    return said if any(granted or refused for granted, refused in said) else ()
+
+
 class PlannedOrder(NamedTuple):
     """An order without its serial and what becomes of what is held: what stays the same from iteration to iteration."""
 

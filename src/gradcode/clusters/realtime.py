@@ -19,7 +19,7 @@ from gradcode.clusters.edge import check_edges
 from gradcode.clusters.injected import Injected, delay_table
 from gradcode.clusters.inspection import STRIKES, Inspection
 from gradcode.clusters.passage import Passage, checked
-from gradcode.clusters.post import ABANDONED, MISSING, NOT_FINITE, READY, REPLY, Message, PlannedOrder, Record
+from gradcode.clusters.post import ABANDONED, MISSING, NOT_FINITE, READY, REPLY, Message, PlannedOrder, Record, settled
 from gradcode.clusters.reception import Reception
 from gradcode.clusters.roster import Arrival, Hand
 from gradcode.clusters.worker import OrderBook
@@ -361,15 +361,13 @@ class RealTimeCluster(ABC):
                 self._hands[worker],
                 tuple(PlannedOrder.of(order) for order in mine),
                 tuple((self._injected.pace(order), *self._injected.link(worker)) for order in mine),
-                tuple((order.granted, order.refused) for order in mine)
-                if any(order.granted or order.refused for order in mine)
-                else (),
+                settled(mine),
             )
             for worker, mine in orders.items()
         ]
-        for hand, planned, delays, settled in ready:
+        for hand, planned, delays, said in ready:
             pause = max(0.0, self._start_time + self._injected.wait(hand.worker) - now)
-            hand.post(planned, Message(self._serial, self._number, now, 0, None, delays, pause, settled))
+            hand.post(planned, Message(self._serial, self._number, now, 0, None, delays, pause, said))
 
     def _next(self, wait: Wait) -> Event:
         self._open_orders = dict(wait.open)
