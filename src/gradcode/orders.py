@@ -170,12 +170,14 @@ class Order:
         serial: of the iteration's ``start``.
         slot: number of this order in the iteration.
         row: where the answer lands.
-        combination: the partitions to add up; empty: asks for the sum of what was granted.
+        combination: the partitions to add up; empty: zeros.
         block: the coordinates wanted; None: all.
         codec: None: the coordinates themselves.
-        hold: keep the result in a scratch buffer and answer with a notice. Until it is granted, a later order whose
-            combination has this one's only partition uses it again.
-        granted: held slots to add to the worker's running sum before anything else.
+        hold: keep the result in a buffer of its own and answer with a notice. Until it is granted or refused, a later
+            order whose combination has this one's only partition uses it again.
+        running: the answer is the running sum, once it contains the combination and nothing else: what is not in it is
+            taken from what is held, or computed. If anything else is in it, for a grant was withdrawn, it begins anew.
+            For layouts that neither pack nor fold.
         memory: which of the two copies of the row's memory to read; the other one is written. −1: neither, it begins
             with zeros, and copy 0 is written.
         compare: how far the result is from an earlier one, and whether it is sent if it is near.
@@ -185,6 +187,9 @@ class Order:
             same partition subtracts others; so they need not be computed again. None: do not.
         at: the earlier iteration whose gradients are wanted; the order then has no ``hold``, ``compare``, ``subtract``
             or ``remember``. None: this one's.
+        granted: held slots to add to the worker's running sum before anything else; what is not held is passed over,
+            for a worker that was started again has forgotten it.
+        refused: held slots to let go.
     """
 
     worker: int
@@ -195,12 +200,14 @@ class Order:
     block: Block | None = None
     codec: Codec | None = None
     hold: bool = False
-    granted: tuple[int, ...] = ()
+    running: bool = False
     memory: int = 0
     compare: Compare | None = None
     subtract: tuple[Past, ...] = ()
     remember: Version | None = None
     at: Occasion | None = None
+    granted: tuple[int, ...] = ()
+    refused: tuple[int, ...] = ()
 
     @property
     def needs(self) -> frozenset[Version]:

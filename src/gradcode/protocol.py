@@ -135,8 +135,8 @@ class Loss:
 class Failure:
     """A worker's own code raised while carrying out this iteration's orders, or its reply was refused by the master.
 
-    The worker itself lives on. "forgotten": it was started again, and lacks a memory or a held result that an order
-    names; a scheme that has memory rows is told so by its ``forget(worker)`` in place of ``lose``.
+    The worker itself lives on. "forgotten": it was started again, and lacks a memory that an order names; a
+    scheme that has memory rows is told so by its ``forget(worker)`` in place of ``lose``.
     """
 
     worker: int
@@ -205,7 +205,8 @@ class Scheme(Protocol):
 
     ``error`` belongs to the last ``gradient``: a bound on ‖ĝ − g‖ / Σ_j‖g_j‖, rounding included; ``exact`` says
     whether only rounding is in it. A scheme that knows may say in an attribute ``awaits`` how many more replies it
-    must have at least, before it is done or gives an order: a cluster may hand those over together. One that compares
+    must have at least, before it is done or gives an order: a cluster may hand those over together. In a method
+    ``lacking(workers)`` it may say, for an error, what it cannot do with these workers alone. One that compares
     replies names in ``corrupt``, once it is done, the workers whose replies contradict those that it trusts.
     """
 

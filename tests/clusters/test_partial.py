@@ -70,9 +70,11 @@ class Watching:
 class Trial:
     """A session, its plain gradients, and the scheme that is watched."""
 
+    watching: type[Watching] = Watching
+
     def __init__(self, kind: str, scheme: schemes.PartialStragglers, dtype: torch.dtype, **options: Any) -> None:
         self.model, self.reference = cnn(dtype), cnn(dtype)
-        self.dataset, self.scheme = images(dtype=dtype), Watching(scheme)
+        self.dataset, self.scheme = images(dtype=dtype), self.watching(scheme)
         self.sampling = Sampling(len(self.dataset), WORKERS, BATCH, SEED)
         self.reports: list[gradcode.Report] = []
         self.cluster = CLUSTERS[kind](WORKERS, **options)

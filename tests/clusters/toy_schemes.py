@@ -299,7 +299,8 @@ class Grants(Toy):
         if len(self.owner) == self.partitions:
             for worker in sorted(set(self.owner.values())):
                 if self.new[worker]:
-                    order = self.order(worker, Combination({}), granted=tuple(self.new[worker]))
+                    mine = Combination({j: 1.0 for j, owner in self.owner.items() if owner == worker})
+                    order = self.order(worker, mine, running=True, granted=tuple(self.new[worker]))
                     self.new[worker], self.asked[worker] = [], order.slot
                     self.summed.discard(worker)
                     orders.append(order)

@@ -97,6 +97,22 @@ def test_everything_is_counted_once(data: st.DataObject, workers: int, micro: in
     assert 0 <= scheme.error < 1e-13
 
 
+def test_orders_are_the_same_whatever_the_order_of_events() -> None:
+    """A slot always means the same micro-partition of the same worker, so that plans are sent once."""
+    scheme, rng, known = self_scheduling(4, 2, 3), np.random.default_rng(2), {}
+    for _ in range(10):
+        trial = Trial(scheme)
+        while not scheme.done:
+            for slot, order in trial.open.items():
+                if order.hold:
+                    assert known.setdefault(slot, (order.worker, order.combination)) == (
+                        order.worker,
+                        order.combination,
+                    )
+            trial.answer(int(rng.choice(sorted({order.worker for order in trial.open.values()}))))
+    assert len(known) == len(set(known.values())) <= 4 * 2 * 3
+
+
 def test_a_lost_workers_grants_are_computed_again_and_an_asked_sum_is_superseded() -> None:
     """Worker 0 dies when sums are asked for: worker 1 does its micro-partition too, and sends a new sum."""
     scheme = self_scheduling(2, 2, 1, ahead=0)

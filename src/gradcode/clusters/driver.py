@@ -7,7 +7,7 @@ resumes it from its heap: the same rules everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -315,6 +315,13 @@ def _check(order: Order, ledger: Ledger) -> None:
         raise ValueError(f"row {order.row} of {order!r} belongs to worker {ledger.standing.owners[order.row]}")
 
 
+def lacking(scheme: Scheme, workers: Collection[int]) -> str:
+    """What the scheme says that it cannot do with these workers alone, to be put behind an error."""
+    said = getattr(scheme, "lacking", None)
+    reason = "" if said is None else said(workers)
+    return f". {reason}" if reason else ""
+
+
 def _fall_short(scheme: Scheme, ledger: Ledger, on_shortfall: OnShortfall) -> Sequence[Action]:
     """No open order, nobody restarting, no deadline, and the scheme not done."""
     number, heard = ledger.iteration.number, sorted(ledger.heard)
@@ -338,5 +345,5 @@ def _fall_short(scheme: Scheme, ledger: Ledger, on_shortfall: OnShortfall) -> Se
     raise Shortfall(
         f"iteration {number} cannot be finished: only workers {heard} answered, {sorted(ledger.lost)} are lost and "
         f'will not return; start more workers, choose a scheme of higher tolerance, or set on_shortfall="wait" '
-        f'(now "{on_shortfall}"){cause}'
+        f'(now "{on_shortfall}"){lacking(scheme, ledger.alive)}{cause}'
     )

@@ -48,7 +48,7 @@ class EdgeNode:
             ValueError: the order asks for what an edge node cannot give.
         """
         past = order.compare is not None or order.subtract or order.remember is not None or order.at is not None
-        if order.block is not None or order.codec is not None or order.hold or order.granted or past:
+        if order.block is not None or order.codec is not None or order.hold or order.running or past:
             raise ValueError(f"{order!r} is for an edge node, which answers whole, plain combinations only")
         return Iteration(number, next(self._serials), order.combination, workers, sizes, away=away)
 

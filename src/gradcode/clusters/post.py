@@ -12,6 +12,7 @@ import pickle
 import select
 import struct
 from collections import deque
+from collections.abc import Sequence
 from multiprocessing import reduction
 from typing import Any, NamedTuple
 
@@ -50,8 +51,18 @@ class Record(NamedTuple):
         return _RECORD.pack(*self)
 
 
+Settled = tuple[tuple[int, ...], tuple[int, ...]]
+"""What an order says of held slots: those that are granted, and those that are refused."""
+
+
+def settled(orders: Sequence[Order]) -> tuple[Settled, ...]:
+    """What each of the orders says of held slots; empty where none says anything."""
+    said = tuple((order.granted, order.refused) for order in orders)
+    return said if any(granted or refused for granted, refused in said) else ()
+
+
 class PlannedOrder(NamedTuple):
-    """An order without its serial: what stays the same from one iteration to the next."""
+    """An order without its serial and what becomes of what is held: what stays the same from iteration to iteration."""
 
     slot: int
     row: int
@@ -59,7 +70,7 @@ class PlannedOrder(NamedTuple):
     block: Block | None
     codec: Codec | None
     hold: bool
-    granted: tuple[int, ...]
+    running: bool
     memory: int
     compare: Compare | None
     subtract: tuple[Past, ...]
@@ -75,7 +86,7 @@ class PlannedOrder(NamedTuple):
             order.block,
             order.codec,
             order.hold,
-            order.granted,
+            order.running,
             order.memory,
             order.compare,
             order.subtract,
@@ -83,8 +94,8 @@ class PlannedOrder(NamedTuple):
             order.at,
         )
 
-    def order(self, worker: int, serial: int) -> Order:
-        return Order(worker, serial, *self)
+    def order(self, worker: int, serial: int, settled: Settled = ((), ())) -> Order:
+        return Order(worker, serial, *self, *settled)
 
 
 class Message(NamedTuple):
@@ -92,6 +103,7 @@ class Message(NamedTuple):
 
     ``orders`` are sent the first time only, then their number ``plan``. ``delays`` are the injected ones, per order:
     seconds per unit of load, per answer, and per byte of it; ``wait`` are the seconds before which nothing is begun.
+    ``settled`` is what each order says of held slots; empty: nothing.
     """
 
     serial: int
@@ -101,6 +113,13 @@ class Message(NamedTuple):
     orders: tuple[PlannedOrder, ...] | None
     delays: tuple[tuple[float, float, float], ...]
     wait: float = 0.0
+    settled: tuple[Settled, ...] = ()
+
+    def complete(self, planned: Sequence[PlannedOrder], worker: int) -> list[Order]:
+        """The orders of this message, which it was planned as."""
+        if not self.settled:
+            return [own.order(worker, self.serial) for own in planned]
+        return [own.order(worker, self.serial, settled) for own, settled in zip(planned, self.settled, strict=True)]
 
 
 class Descriptor:
@@ -224,7 +243,7 @@ class Inbox:
 
     def orders(self, message: Message, worker: int) -> list[Order]:
         """The orders of a message."""
-        return [planned.order(worker, message.serial) for planned in self._plans[message.plan]]
+        return message.complete(self._plans[message.plan], worker)
 
     def _pull(self) -> None:
         try:

@@ -187,7 +187,7 @@ class Work(Carrier):
         started = time.monotonic()
         if message.orders is not None:
             self._plans[message.plan] = message.orders
-        orders = [planned.order(self.setup.child, message.serial) for planned in self._plans[message.plan]]
+        orders = message.complete(self._plans[message.plan], self.setup.child)
         if message.serial > self._over and message.serial != self._serial:
             self._serial = message.serial
             self.take(parameters)

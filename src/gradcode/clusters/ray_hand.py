@@ -154,6 +154,7 @@ class RayHand:
                     message._replace(
                         orders=tuple(orders[index] for index in wanted),
                         delays=tuple(message.delays[index] for index in wanted),
+                        settled=tuple(message.settled[index] for index in wanted) if message.settled else (),
                     )
                 )
 

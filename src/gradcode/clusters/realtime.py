@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from gradcode.clusters.carrier import DelayMode
-from gradcode.clusters.driver import NOTICE_BYTES, ON_SHORTFALL, Ledger, OnShortfall, Standing, Wait, iterate
+from gradcode.clusters.driver import NOTICE_BYTES, ON_SHORTFALL, Ledger, OnShortfall, Standing, Wait, iterate, lacking
 from gradcode.clusters.edge import check_edges
 from gradcode.clusters.injected import Injected, delay_table
 from gradcode.clusters.inspection import STRIKES, Inspection
 from gradcode.clusters.passage import Passage, checked
-from gradcode.clusters.post import ABANDONED, MISSING, NOT_FINITE, READY, REPLY, Message, PlannedOrder, Record
+from gradcode.clusters.post import ABANDONED, MISSING, NOT_FINITE, READY, REPLY, Message, PlannedOrder, Record, settled
 from gradcode.clusters.reception import Reception
 from gradcode.clusters.roster import Arrival, Hand
 from gradcode.clusters.worker import OrderBook
@@ -308,7 +308,7 @@ class RealTimeCluster(ABC):
 
     def _carry(self, scheme: Scheme, iteration: Iteration, start: float) -> None:
         self._start_time = start
-        self._serial, self._number = iteration.serial, iteration.number
+        self._serial, self._number, self._scheme = iteration.serial, iteration.number, scheme
         self._ledger = Ledger(
             len(self._hands),
             iteration,
@@ -377,12 +377,13 @@ class RealTimeCluster(ABC):
                 self._hands[worker],
                 tuple(PlannedOrder.of(order) for order in mine),
                 tuple((self._injected.pace(order), *self._injected.link(worker)) for order in mine),
+                settled(mine),
             )
             for worker, mine in orders.items()
         ]
-        for hand, planned, delays in ready:
+        for hand, planned, delays, said in ready:
             pause = max(0.0, self._start_time + self._injected.wait(hand.worker) - now)
-            hand.post(planned, Message(self._serial, self._number, now, 0, None, delays, pause))
+            hand.post(planned, Message(self._serial, self._number, now, 0, None, delays, pause, said))
 
     def _next(self, wait: Wait) -> Event:
         self._open_orders = dict(wait.open)
@@ -402,7 +403,7 @@ class RealTimeCluster(ABC):
             if wait.shortfall and not any(hand.again for hand in self._hands):
                 raise Shortfall(
                     f"iteration {self._number} cannot be finished: workers {sorted(self._ledger.heard)} answered and "
-                    f"nothing is under way"
+                    f"nothing is under way{lacking(self._scheme, self._ledger.alive)}"
                 )
             # Whoever receives replies one after the other, or slot by slot, does not wait for several.
             awaits = 1 if self._reception.seconds or self._passage.there else wait.awaits

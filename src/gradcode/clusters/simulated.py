@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradcode.clusters.driver import ON_SHORTFALL, OnShortfall
+from gradcode.clusters.driver import ON_SHORTFALL, OnShortfall, lacking
 from gradcode.clusters.edge import check_edges
 from gradcode.clusters.injected import delay_table
 from gradcode.clusters.once import Once
@@ -183,10 +183,11 @@ class SimulatedCluster:
             try:
                 while not run.done:
                     if run.due[0] == np.inf:
+                        answering = run.ledger.alive - {order.worker for order in run.ledger.open.values()}
                         raise Shortfall(
                             f"iteration {iteration.number} never ends: {scheme!r} has replies of workers "
                             f"{sorted(run.ledger.heard)} and waits for workers that never answer (infinite delay); "
-                            f"give the scheme a deadline or a higher tolerance"
+                            f"give the scheme a deadline or a higher tolerance{lacking(scheme, answering)}"
                         )
                     run.step()
             finally:

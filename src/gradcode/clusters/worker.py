@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gradcode.clusters.past import PastGradients, Shelf, add
-from gradcode.protocol import Block, Codec, Floats, Layout, Occasion, Order, Source
+from gradcode.protocol import Block, Codec, Coefficient, Combination, Floats, Layout, Occasion, Order, Source
 
 
 class EndOfPartition(Protocol):
@@ -23,7 +23,15 @@ class EndOfPartition(Protocol):
 
 
 class MissingError(LookupError):
-    """A granted slot is not held here, or a memory is not known: this worker was started again in between."""
+    """A memory is not known here: this worker was started again in between."""
+
+
+class Held(NamedTuple):
+    """A result that waits until it is granted or refused."""
+
+    combination: Combination
+    vector: Tensor
+    statistics: Floats
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,9 +120,10 @@ class OrderBook:
         self._past = PastGradients(source, shelf, like)
         self.computed = 0.0
         self._serial = -1
-        self._held: dict[int, tuple[Tensor, Floats]] = {}
+        self._held: dict[int, Held] = {}
         self._kept: dict[int, int] = {}  # partition -> the held slot that is its gradient
         self._sum: Tensor | None = None
+        self._summed: dict[int, tuple[Coefficient, Floats]] = {}  # partitions in the sum; none: it may be anything
         self._partitions: dict[int, tuple[Tensor, Floats]] = {}
         self._scratch: Tensor | None = None
 
@@ -125,7 +134,7 @@ class OrderBook:
             self._held.clear()
             self._kept.clear()
             self._partitions.clear()
-            self._sum = None
+            self._summed.clear()
             self.source.refresh()
 
     def forget(self) -> None:
@@ -134,7 +143,7 @@ class OrderBook:
         self._kept.clear()
         self._partitions.clear()
         self._past.forget()
-        self._sum = None
+        self._summed.clear()
 
     @property
     def full_size(self) -> int:
@@ -159,7 +168,8 @@ class OrderBook:
         more = self._past.missing(order)
         if self._direct(order):
             return float(len(order.combination) + more)
-        fresh = [partition for partition in order.combination if not self._knows(partition)]
+        there = self._still_wanted(order) if order.running else {}
+        fresh = [partition for partition in order.combination if partition not in there and not self._knows(partition)]
         return float(sum(self._cost(self._needed(order, partition, later)) for partition in fresh) + more)
 
     def _needed(self, order: Order, partition: int, later: Collection[Order]) -> Block | None:
@@ -192,16 +202,20 @@ class OrderBook:
         ``later`` are the orders of the same message still to come.
 
         Raises:
-            MissingError: a granted slot is not held, or the memory that the order names is not known here.
+            MissingError: the memory that the order names is not known here.
         """
         self.begin(order.serial)
         self._past.begin(order)
-        self._add_grants(order)
+        self._settle(order)
         if not order.combination:
-            vector = self._sum if self._sum is not None else self._like(self.source.length).zero_()
+            vector = self._like(self.source.length).zero_()
             return self._answer(order, number, vector, np.empty((0, self.source.statistics)))
         if order.at is not None:
             return self._again(order, order.at, end_of_partition)
+        if order.running:
+            return self._running(order, number, end_of_partition)
+        if self._at_once(order):
+            return self._hold(order, number, end_of_partition)
         if self._direct(order):
             return self._straight(order, number, end_of_partition)
         return self._through_scratch(order, number, end_of_partition, later)
@@ -215,9 +229,27 @@ class OrderBook:
             return self._through_scratch(order, at.number, end_of_partition, ())
 
     def _direct(self, order: Order) -> bool:
-        plain = order.codec is None and order.block is None and not order.hold and self.layout.fold == 1
+        kept = order.hold or order.running
+        plain = order.codec is None and order.block is None and not kept and self.layout.fold == 1
         alone = not order.subtract and order.remember is None
         return plain and alone and order.combination.real and self.rows.dtype == self.like.dtype
+
+    def _at_once(self, order: Order) -> bool:
+        """Whether what is to be held can be computed straight into the buffer in which it is."""
+        if not order.hold or order.subtract or order.compare is not None or order.remember is not None:
+            return False
+        return list(order.combination.values()) == [1.0] and not self._knows(next(iter(order.combination)))
+
+    def _hold(self, order: Order, number: int, end_of_partition: EndOfPartition) -> Answer | None:
+        (partition,) = order.combination
+        vector = self._like(self.source.length)
+        statistics = self.source.accumulate(number, partition, 1.0, vector, True)[None]
+        self.source.finish(vector)
+        self.computed += 1
+        if not end_of_partition(order):
+            return None
+        self._held[order.slot], self._kept[partition] = Held(order.combination, vector, statistics), order.slot
+        return Answer(order, None, statistics)
 
     def _straight(self, order: Order, number: int, end_of_partition: EndOfPartition) -> Answer | None:
         out = self.rows[order.row]
@@ -241,7 +273,6 @@ class OrderBook:
         needed: set[int] = set()
         if not (self.source.separable and order.block is not None):  # else a later block costs no more by itself
             needed = {j for other in later if other.serial == order.serial for j in other.combination}
-        alone = order.hold and list(order.combination.values()) == [1.0]  # is found held by later orders
         # What is held is a gradient as it is; what is sent may be packed or folded.
         whole = self.source.length if order.hold else self.layout.width(self.source.length)
         start, stop = (0, whole) if order.block is None or order.hold or self.layout.packed else order.block
@@ -255,8 +286,7 @@ class OrderBook:
         for index, (partition, coefficient) in enumerate(order.combination.items()):
             fresh = not self._knows(partition)
             block = self._needed(order, partition, later)
-            keep = partition in needed and not alone
-            gradient, statistics[index] = self._gradient(number, partition, block, keep)
+            gradient, statistics[index] = self._gradient(number, partition, block, keep=partition in needed)
             if fresh and not end_of_partition(order, self._cost(block)):
                 return None
             if order.remember is not None:
@@ -271,8 +301,8 @@ class OrderBook:
         for partition in [j for j in self._partitions if j not in needed]:
             del self._partitions[partition]
         if order.hold:
-            self._held[order.slot] = (vector, statistics)
-            if alone:
+            self._held[order.slot] = Held(order.combination, vector, statistics)
+            if list(order.combination.values()) == [1.0]:
                 self._kept[next(iter(order.combination))] = order.slot
             return Answer(order, None, statistics)
         found = self._past.compare(order, whole_vector, counting)
@@ -296,8 +326,8 @@ class OrderBook:
         if partition in self._partitions:
             return self._partitions[partition]
         if self._knows(partition):
-            vector, statistics = self._held[self._kept[partition]]
-            return vector, statistics[0]
+            held = self._held[self._kept[partition]]
+            return held.vector, held.statistics[0]
         if keep:
             out = self._like(self.source.length)
         else:
@@ -315,12 +345,53 @@ class OrderBook:
         """Whether the partition's gradient lies here, from another order of this iteration."""
         return partition in self._partitions or self._kept.get(partition) in self._held
 
-    def _add_grants(self, order: Order) -> None:
+    def _settle(self, order: Order) -> None:
+        """What was granted is added to the running sum, and what was refused is let go."""
+        for slot in order.refused:
+            self._held.pop(slot, None)
         for slot in order.granted:
-            if slot not in self._held:
-                raise MissingError(f"slot {slot} was granted to worker {self.worker}, which does not hold it")
-            vector, _ = self._held.pop(slot)
-            self._sum = vector if self._sum is None else self._sum.add_(vector)
+            held = self._held.pop(slot, None)
+            if held is not None:
+                self._add(held.combination, held.vector, held.statistics)
+
+    def _add(
+        self, combination: Combination, vector: Tensor, statistics: Floats, coefficient: Coefficient = 1.0
+    ) -> None:
+        """Adds coefficient·vector, which is ``combination``, to the running sum.
+
+        What is in the sum already was withdrawn in between: the sum begins anew.
+        """
+        # While it is written nothing is in it: a sum that failed half way is not to be trusted.
+        before, self._summed = self._summed, {}
+        if self._sum is None:
+            self._sum = self._like(self.source.length)
+        if not before or not before.keys().isdisjoint(combination):
+            before = {}
+            self._sum.zero_()
+        add(self._sum, vector, coefficient, self.source.length)
+        for (partition, own), values in zip(combination.items(), statistics, strict=True):
+            before[partition] = own, values
+        self._summed = before
+
+    def _still_wanted(self, order: Order) -> dict[int, tuple[Coefficient, Floats]]:
+        """What is in the running sum; nothing, if something in it is not in the combination of ``order``."""
+        agrees = all(order.combination.get(partition) == own for partition, (own, _) in self._summed.items())
+        return self._summed if agrees else {}
+
+    def _running(self, order: Order, number: int, end_of_partition: EndOfPartition) -> Answer | None:
+        """The running sum, brought to the combination of ``order``."""
+        self._summed = self._still_wanted(order)
+        for partition, coefficient in order.combination.items():
+            if partition in self._summed:
+                continue
+            fresh = not self._knows(partition)
+            gradient, statistics = self._gradient(number, partition, None, keep=False)
+            if fresh and not end_of_partition(order):
+                return None
+            self._add(Combination({partition: coefficient}), gradient, statistics[None], coefficient)
+            self._held.pop(self._kept.get(partition, -1), None)
+        assert self._sum is not None
+        return self._answer(order, number, self._sum, np.array([self._summed[own][1] for own in order.combination]))
 
     def _answer(
         self,

@@ -6,7 +6,7 @@ RECONSTRUCTED, one_bit.md 10).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +82,11 @@ class Compressed:
     @property
     def inner(self) -> tuple[Scheme | None, ...]:
         return ()
+
+    def lacking(self, workers: Collection[int]) -> str:
+        """What the scheme cannot do with these workers alone; see :class:`gradcode.protocol.Scheme`."""
+        said = getattr(self.scheme, "lacking", None)
+        return "" if said is None else str(said(workers))
 
     # One iteration
 

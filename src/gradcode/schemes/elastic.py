@@ -31,7 +31,7 @@ class _Fitted:
         Raises:
             ValueError: the row is another worker's, or the worker has no rows left; or the order is a held one.
         """
-        if order.hold or order.granted:
+        if order.hold or order.running:
             raise ValueError(
                 f"{self.scheme!r} holds results until they are granted ({order!r}), which cannot be elastic: a worker "
                 f"would go on adding to its sum when the iteration begins anew"

@@ -7,7 +7,7 @@ gradient code of the same replication, an exact gradient, and no linear algebra.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Actions = list[Order | Abandon]
 
+_MESSAGE = -1  # in place of a micro-partition
+
 
 class SelfScheduling:
     """Workers compute one micro-partition after the other, whichever the master gives them, and then send their sums.
@@ -31,8 +33,12 @@ class SelfScheduling:
     The master grants the first notice of each micro-partition; a later copy is not counted. With nothing free, a worker
     computes again what has been in flight longest. When all are granted, everybody stops, and whoever owns any sends
     one message: the sum of those that were granted to it. The order of a message names its micro-partitions, so what is
-    counted is what it contains. Workers keep the gradients that they have computed until the next iteration, up to
-    r·m of them, and add up the granted ones when they are asked.
+    counted is what it contains.
+
+    A worker adds to its sum what its next order says was granted meanwhile, and lets go what was refused. So it needs
+    its sum, what it is computing, and what it has yet to hear of: 2 + ``ahead`` vectors. A sum that contains what was
+    withdrawn, which its worker sees by the order of its message, is not used: the worker computes that message's
+    micro-partitions again.
 
     A lost worker has forgotten what it held: unless its message has come, its micro-partitions are free again, and a
     message that was asked for before a later grant is superseded by another. After ``repeats`` losses in an iteration
@@ -45,7 +51,8 @@ class SelfScheduling:
         micro: m ≥ 1, micro-partitions of a share. There are K = N·m partitions.
         deadline: seconds, or None.
         ahead: orders that a worker has in hand beside the one it is at: 1 hides the way of notice and answer on a real
-            cluster; 0 is the rule of self_scheduling.md, by which each decision is taken as late as can be.
+            cluster; 0 is the rule of self_scheduling.md, by which each decision is taken as late as can be. 0 is
+            quicker where that way takes less than about a tenth of a micro-partition.
         repeats: losses in one iteration after which what was lost is ordered again.
         notice: how long saying that a micro-partition is done takes, as a share of a message's time; for
             :meth:`duration` alone.
@@ -88,17 +95,26 @@ class SelfScheduling:
         self.ahead = checks.integer("ahead", ahead, 0)
         self._repeats = checks.integer("repeats", repeats, 0)
         self._notice = notice
-        # Between two losses a worker is given each micro-partition that it holds once at most, and asked once.
-        each = self.micro * sum(map(len, self.shares)) + self.workers
-        self.layout = Layout(rows=self.workers, slots=(1 + self._repeats) * each)
-        self._single = [Combination({piece: 1.0}) for piece in range(self.partitions)]
+        # Between two losses a worker is given each micro-partition that it holds once at most, and asked once. Each has
+        # a slot of its own, so that orders stay the same and need not be sent to a worker in full again.
+        places = [
+            (worker, piece)
+            for worker, own in enumerate(self.shares)
+            for piece in (*(share * self.micro + place for share in own for place in range(self.micro)), _MESSAGE)
+        ]
+        self._places = {place: slot for slot, place in enumerate(places)}
+        self.layout = Layout(rows=self.workers, slots=(1 + self._repeats) * len(places))
         self._iteration: Iteration | None = None
+        self._target = Combination({})
+        self._single: list[Combination] = []  # each micro-partition's part of the target
         self._schedule = Schedule(self.shares, self.micro)
         self._open: dict[int, tuple[int, int]] = {}  # slot of a held order -> worker, micro-partition
         self._asked: dict[int, tuple[int, list[int]]] = {}  # worker -> slot of its message, and what is in it
         self._waiting: set[int] = set()  # workers whose message has not come
+        self._granted: list[list[int]] = [[] for _ in self.shares]  # slots, which their workers have yet to be told of
+        self._refused: list[list[int]] = [[] for _ in self.shares]
         self._late = self._stopped = False
-        self._slots = self._losses = 0
+        self._losses = 0
 
     def __repr__(self) -> str:
         deadline = "" if self.deadline is None else f", deadline={self.deadline}"
@@ -116,7 +132,11 @@ class SelfScheduling:
         self._iteration = iteration
         self._schedule = Schedule(self.shares, self.micro, iteration.target)
         self._open, self._asked, self._waiting = {}, {}, set()
-        self._slots = self._losses = 0
+        self._granted, self._refused = [[] for _ in self.shares], [[] for _ in self.shares]
+        self._losses = 0
+        if iteration.target != self._target:
+            self._target = iteration.target
+            self._single = [Combination({piece: 1.0}).of(self._target) for piece in range(self.partitions)]
         return self._give(iteration.workers)
 
     def receive(self, reply: Reply) -> Sequence[Order | Abandon]:
@@ -126,7 +146,7 @@ class SelfScheduling:
             self.done = self._stopped and not self._waiting
             return ()
         _, piece = self._open.pop(slot)
-        self._schedule.finish(worker, piece)
+        (self._granted if self._schedule.finish(worker, piece) else self._refused)[worker].append(slot)
         return self._collect() if self._enough() else self._give([worker])
 
     def lose(self, worker: int) -> Sequence[Order | Abandon]:
@@ -143,6 +163,7 @@ class SelfScheduling:
             self._waiting.discard(worker)
         for slot in gone:
             self._open.pop(slot, None)
+        self._granted[worker], self._refused[worker] = [], []
         self._schedule.withdraw(worker, grants=not safe)
         actions: Actions = [Abandon(tuple(gone))] if gone else []
         if self._enough():
@@ -155,16 +176,42 @@ class SelfScheduling:
         self._late = True
         return self._collect() if not self._stopped and self._enough() else ()
 
+    def lacking(self, workers: Collection[int]) -> str:
+        """Shares of which something is missing, and none of these workers holds them; see :class:`Scheme`."""
+        missing = sorted({piece // self.micro for piece in self._target if piece not in self._schedule.owner})
+        holders = {share: [own for own, held in enumerate(self.shares) if share in held] for share in missing}
+        lost = [f"{share} (held by {holders[share]})" for share in missing if not set(holders[share]) & set(workers)]
+        if not lost:
+            return ""
+        return (
+            f"Nobody is left of those who hold share {', '.join(lost)}: have them started again, take a larger "
+            f"replication than {max(map(len, self.shares))}, or let the iteration end with what is granted, by a "
+            f'deadline or on_shortfall="approximate"'
+        )
+
     def _enough(self) -> bool:
         return bool(self._schedule.owner) if self._late else not self._schedule.missing
 
-    def _slot(self) -> int:
-        self._slots += 1
-        return self._slots - 1
+    def _order(self, worker: int, piece: int, combination: Combination) -> Order:
+        """A held order for a micro-partition, or one for the worker's message, with what it has yet to be told."""
+        assert self._iteration is not None
+        slot = self._losses * len(self._places) + self._places[worker, piece]
+        granted, self._granted[worker] = tuple(self._granted[worker]), []
+        refused, self._refused[worker] = tuple(self._refused[worker]), []
+        return Order(
+            worker,
+            self._iteration.serial,
+            slot,
+            worker,
+            combination,
+            hold=piece != _MESSAGE,
+            running=piece == _MESSAGE,
+            granted=granted,
+            refused=refused,
+        )
 
     def _give(self, workers: Sequence[int]) -> Actions:
         """Fills the hands of ``workers``, everybody's first order before anybody's second."""
-        assert self._iteration is not None
         actions: Actions = []
         for depth in range(1 + self.ahead):
             for worker in workers:
@@ -172,15 +219,13 @@ class SelfScheduling:
                     continue
                 piece = self._schedule.take(worker)
                 if piece is not None:
-                    slot = self._slot()
-                    self._open[slot] = (worker, piece)
-                    single = self._single[piece].of(self._iteration.target)
-                    actions.append(Order(worker, self._iteration.serial, slot, worker, single, hold=True))
+                    order = self._order(worker, piece, self._single[piece])
+                    self._open[order.slot] = (worker, piece)
+                    actions.append(order)
         return actions
 
     def _collect(self) -> Actions:
         """Everybody stops; whoever owns what it has not been asked for sends one message of all that it owns."""
-        assert self._iteration is not None
         actions: Actions = [Abandon(tuple(self._open))] if self._open else []
         self._open, self._stopped = {}, True
         self._schedule.stop()
@@ -190,12 +235,10 @@ class SelfScheduling:
                 continue
             if worker in self._waiting:
                 actions.append(Abandon((self._asked[worker][0],)))
-            # A coefficient for each part of the message, of which there is one: so what is held is added up.
-            message = Combination(dict.fromkeys(owned, (1.0,))).of(self._iteration.target)
-            slot = self._slot()
-            self._asked[worker] = (slot, owned)
+            order = self._order(worker, _MESSAGE, Combination(dict.fromkeys(owned, 1.0)).of(self._target))
+            self._asked[worker] = (order.slot, owned)
             self._waiting.add(worker)
-            actions.append(Order(worker, self._iteration.serial, slot, worker, message))
+            actions.append(order)
         self.done = not self._waiting
         return actions
 
@@ -282,8 +325,7 @@ class SelfScheduling:
 @scheme(
     "self_scheduling",
     summary="workers take one micro-partition at a time, some held by several; each sends the sum of what it did first",
-    trade_off="near the fluid bound where the network is quick against the work; a notice for every micro-partition, "
-    "and workers keep their gradients until they are added up",
+    trade_off="near the fluid bound where the network is quick against the work; a notice for every micro-partition",
 )
 def self_scheduling(
     workers: int,
