@@ -12,8 +12,9 @@ from gradcode.delays import DelayTable
 from gradcode.training.sampling import Sampling
 
 
-def test_gradients_are_exact_whoever_straggles(kind: str) -> None:
-    scheme = schemes.self_scheduling(WORKERS, 2, 3)
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_gradients_are_exact_whoever_straggles(kind: str, ahead: int) -> None:
+    scheme = schemes.self_scheduling(WORKERS, 2, 3, ahead=ahead)
     with Trial(kind, scheme, torch.float64, delays=paces(4)) as trial:  # type: ignore[arg-type]
         trial.sampling = Sampling(len(trial.dataset), scheme.partitions, BATCH, SEED)
         for _ in range(4):

@@ -52,6 +52,16 @@ class Trial:
                 self.used.add(action.slot)
                 self.open[action.slot] = action
 
+    def taken(self, worker: int) -> list[int]:
+        """The micro-partitions that the worker has in hand."""
+        held = [order for order in self.open.values() if order.worker == worker and order.hold]
+        return [piece for order in held for piece in order.combination]
+
+    def arrive(self) -> None:
+        """With nothing ahead everybody says first that it is there."""
+        for worker in range(self.scheme.workers):
+            self.answer(worker)
+
     def answer(self, worker: int) -> None:
         """The worker ends the first of its orders."""
         slot = min(slot for slot, order in self.open.items() if order.worker == worker)
@@ -101,6 +111,7 @@ def test_a_lost_workers_grants_are_computed_again_and_an_asked_sum_is_superseded
     """Worker 0 dies when sums are asked for: worker 1 does its micro-partition too, and sends a new sum."""
     scheme = self_scheduling(2, 2, 1, ahead=0)
     trial = Trial(scheme)
+    trial.arrive()
     trial.answer(0)
     trial.answer(1)
     first = next(order for order in trial.open.values() if order.worker == 1)
@@ -119,6 +130,7 @@ def test_a_lost_workers_grants_are_computed_again_and_an_asked_sum_is_superseded
 def test_deadline_rescales_what_is_granted() -> None:
     scheme = self_scheduling(3, 1, 2, deadline=1.0, ahead=0)
     trial = Trial(scheme)
+    trial.arrive()
     trial.answer(0)
     trial.answer(2)
     trial.book(scheme.expire())
@@ -184,6 +196,24 @@ def test_everybody_holding_everything_is_nearly_fluid(model: str) -> None:
     pace, start = draws(model, 6, 200)
     stop, _ = self_scheduling(6, 6, 20, ahead=0).granted(pace / 20, 0.0, start)
     assert 1.005 <= stop.mean() / fluid_bound(pace, 6, start).mean() <= 1.065
+
+
+def test_who_is_late_takes_nothing_until_it_is_there() -> None:
+    """Worker 1 comes when three of four are done, and copies the last one, which worker 0 is at."""
+    scheme = self_scheduling(2, 2, 2, ahead=0)
+    trial = Trial(scheme)
+    for _ in range(4):  # it is there, and has done three
+        trial.answer(0)
+    assert sorted(scheme._schedule.owner) == [0, 1, 3] and trial.taken(0) == [2] and trial.taken(1) == []
+    trial.answer(1)
+    assert trial.taken(1) == [2]
+    trial.answer(1)
+    trial.answer(0)
+    trial.answer(1)
+    assert scheme.done
+    np.testing.assert_allclose(trial.sum(), trial.gradients.sum(0))
+    stop, owners = scheme.granted(np.array([[1.0, 0.5]]), 0.0, np.array([[0.0, 3.25]]))
+    assert stop.tolist() == [3.75] and owners.all()
 
 
 @pytest.mark.parametrize("placement", ["cyclic", "random"])

@@ -198,6 +198,8 @@ class OrderBook:
         self._past.begin(order)
         self._add_grants(order)
         if not order.combination:
+            if order.hold:
+                return Answer(order, None, np.empty((0, self.source.statistics)))
             vector = self._sum if self._sum is not None else self._like(self.source.length).zero_()
             return self._answer(order, number, vector, np.empty((0, self.source.statistics)))
         if order.at is not None:

@@ -45,7 +45,8 @@ class SelfScheduling:
         micro: m ≥ 1, micro-partitions of a share. There are K = N·m partitions.
         deadline: seconds, or None.
         ahead: orders that a worker has in hand beside the one it is at: 1 hides the way of notice and answer on a real
-            cluster; 0 is the rule of self_scheduling.md, by which each decision is taken as late as can be.
+            cluster; 0 is the rule of self_scheduling.md, by which each decision is taken as late as can be, the first
+            when a worker has said that it is there.
         repeats: losses in one iteration after which what was lost is ordered again.
         notice: how long saying that a micro-partition is done takes, as a share of a message's time; for
             :meth:`duration` alone.
@@ -88,13 +89,14 @@ class SelfScheduling:
         self.ahead = checks.integer("ahead", ahead, 0)
         self._repeats = checks.integer("repeats", repeats, 0)
         self._notice = notice
-        # Between two losses a worker is given each micro-partition that it holds once at most, and asked once.
+        # Everybody is called once. Between two losses a worker is given each micro-partition that it holds once at
+        # most, and asked once.
         each = self.micro * sum(map(len, self.shares)) + self.workers
-        self.layout = Layout(rows=self.workers, slots=(1 + self._repeats) * each)
+        self.layout = Layout(rows=self.workers, slots=self.workers + (1 + self._repeats) * each)
         self._single = [Combination({piece: 1.0}) for piece in range(self.partitions)]
         self._iteration: Iteration | None = None
         self._schedule = Schedule(self.shares, self.micro)
-        self._open: dict[int, tuple[int, int]] = {}  # slot of a held order -> worker, micro-partition
+        self._open: dict[int, tuple[int, int | None]] = {}  # slot of a held order -> worker, micro-partition or none
         self._asked: dict[int, tuple[int, list[int]]] = {}  # worker -> slot of its message, and what is in it
         self._waiting: set[int] = set()  # workers whose message has not come
         self._late = self._stopped = False
@@ -117,7 +119,7 @@ class SelfScheduling:
         self._schedule = Schedule(self.shares, self.micro, iteration.target)
         self._open, self._asked, self._waiting = {}, {}, set()
         self._slots = self._losses = 0
-        return self._give(iteration.workers)
+        return self._give(iteration.workers) if self.ahead else self._call(iteration.workers)
 
     def receive(self, reply: Reply) -> Sequence[Order | Abandon]:
         worker, slot = reply.order.worker, reply.order.slot
@@ -126,6 +128,8 @@ class SelfScheduling:
             self.done = self._stopped and not self._waiting
             return ()
         _, piece = self._open.pop(slot)
+        if piece is None:
+            return self._give([worker])
         self._schedule.finish(worker, piece)
         return self._collect() if self._enough() else self._give([worker])
 
@@ -161,6 +165,16 @@ class SelfScheduling:
     def _slot(self) -> int:
         self._slots += 1
         return self._slots - 1
+
+    def _call(self, workers: Sequence[int]) -> Actions:
+        """Asks ``workers`` to say that they are there: who is late takes nothing until then."""
+        assert self._iteration is not None
+        actions: Actions = []
+        for worker in workers:
+            slot = self._slot()
+            self._open[slot] = (worker, None)
+            actions.append(Order(worker, self._iteration.serial, slot, worker, Combination({}), hold=True))
+        return actions
 
     def _give(self, workers: Sequence[int]) -> Actions:
         """Fills the hands of ``workers``, everybody's first order before anybody's second."""
@@ -226,7 +240,8 @@ class SelfScheduling:
         sizes as long (``notice=1``). inf: some share has no holder that ever ends.
         """
         message = communicate[:, : self.workers]
-        stop, owners = self.granted(compute[:, :, 0], self._notice * message if self._notice else 0.0)
+        notice: Floats | float = self._notice * message if self._notice else 0.0
+        stop, owners = self.granted(compute[:, :, 0], notice, 0.0 if self.ahead else notice)
         arrivals: Floats = np.where(owners, stop[:, None] + message, stop[:, None]).max(axis=1, initial=0.0)
         return arrivals
 
@@ -236,7 +251,8 @@ class SelfScheduling:
         Args:
             pace: X/m, (samples, N) seconds per micro-partition.
             latency: λ, (samples, N) or a number: seconds of a notice and its answer.
-            start: D, (samples, N) or a number: seconds before a worker's first work.
+            start: D, (samples, N) or a number: seconds before a worker's first work; with ``ahead=0`` also before it
+                takes any.
 
         Returns:
             (samples,) seconds, and (samples, N) bool.
@@ -251,20 +267,21 @@ class SelfScheduling:
     def _replay(self, pace: list[float], latency: list[float], start: list[float]) -> tuple[float, list[int]]:
         """One iteration's events: (when, worker) a notice comes; at equal times by worker."""
         schedule = Schedule(self.shares, self.micro)
-        for depth in range(1 + self.ahead):
+        for depth in range(1 + self.ahead if self.ahead else 0):
             for worker in range(self.workers):
                 if len(schedule.hands[worker]) == depth:
                     schedule.take(worker)
-        ends = [(start[w] + pace[w] + latency[w], w) for w in range(self.workers) if schedule.hands[w]]
+        ends = [(start[w] + (pace[w] + latency[w] if schedule.hands[w] else 0.0), w) for w in range(self.workers)]
         heapq.heapify(ends)
         late = np.inf if self.deadline is None else self.deadline
         while ends and ends[0][0] < np.inf:
             now, worker = heapq.heappop(ends)
             if now > late and schedule.owner:
                 break
-            schedule.finish(worker, schedule.hands[worker][0])
-            if now > late or not schedule.missing:
-                return now, list(schedule.owner.values())
+            if schedule.hands[worker]:  # else it says that it is there
+                schedule.finish(worker, schedule.hands[worker][0])
+                if now > late or not schedule.missing:
+                    return now, list(schedule.owner.values())
             while len(schedule.hands[worker]) <= self.ahead and schedule.take(worker) is not None:
                 pass
             if schedule.hands[worker]:
