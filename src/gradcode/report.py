@@ -54,8 +54,9 @@ class Outcome:
         last: ``time.monotonic()`` at which the last needed reply was ready at its worker (simulated: now).
         clipped: coordinates of the uploads that a codec of a fixed range clipped, which is a bias that no
             ``decode_error`` knows of.
-        compute, communicate: (N, stages) and (links,), the delays of this iteration where they are known: those of all
-            workers, and the links of edge nodes after those of the workers.
+        compute, communicate, start: (N, stages), (links,) and (N,), the delays of this iteration where they are known:
+            those of all workers, the links of edge nodes after those of the workers, and before when workers began
+            nothing.
     """
 
     time: float
@@ -72,6 +73,7 @@ class Outcome:
     last: float
     compute: Floats | None = None
     communicate: Floats | None = None
+    start: Floats | None = None
     refused: tuple[int, ...] = ()
     corrupt: tuple[int, ...] = ()
     uploads: int = 0
@@ -103,8 +105,9 @@ class Report:
         bytes_up, bytes_down, uploads, notices, downloads, clipped, computations, overruns, work: as in
             :class:`Outcome`.
         order_statistic: the scheme's own duration for the delays of this iteration, which leaves out the time that the
-            master takes to receive replies and that of an uplink; NaN where they are not known.
-        fluid: the earliest time at which the work finished by all workers adds up to one pass; NaN likewise.
+            master takes to receive replies and that of an uplink; NaN where they are not known, or workers start late.
+        fluid: the earliest time at which the work finished by all workers adds up to one pass; NaN where the delays are
+            not known.
     """
 
     iteration: int

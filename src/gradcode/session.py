@@ -344,14 +344,15 @@ class Session:
         if not self.listeners:
             return
         order_statistic = fluid = float("nan")
-        if outcome.compute is not None and outcome.communicate is not None:
+        if outcome.compute is not None and outcome.communicate is not None and outcome.start is not None:
             compute, communicate = outcome.compute[None], outcome.communicate[None]
-            order_statistic = float(self.scheme.duration(compute, communicate)[0])
+            if not outcome.start.any():
+                order_statistic = float(self.scheme.duration(compute, communicate)[0])
             way = communicate
             if any(self.scheme.inner):  # all links between a worker and the master
                 links, above = outcome.communicate, self.cluster.topology.above
                 way = np.array([[links[w] + links[[len(above) + e for e in up]].sum() for w, up in enumerate(above)]])
-            fluid = float(fluid_bound(compute[:, :, 0], self.objective.partitions, way)[0])
+            fluid = float(fluid_bound(compute[:, :, 0], self.objective.partitions, way + outcome.start)[0])
         report = Report(
             iteration=number,
             epoch=self.objective.epoch(number)[0],

@@ -16,6 +16,7 @@ import gradcode
 from clusters.test_rules import LENGTH, WORKERS, Trial
 from clusters.toy_schemes import Actions, Toy, TwoBlocks, one
 from clusters.zoo import relative_error
+from gradcode import schemes
 from gradcode.delays import Delays, DelayTable, Deterministic, Link
 from gradcode.errors import Shortfall
 from gradcode.protocol import Block, Combination, Iteration, Layout, Order, Reply
@@ -107,6 +108,23 @@ def test_a_message_takes_as_long_as_its_own_bytes(kind: str) -> None:
         trial.go()
         trial.go()
         assert 0.29 < trial.reports[-1].time < 0.6
+
+
+def test_a_worker_that_starts_late_begins_nothing_before(kind: str) -> None:
+    """Worker 2 is not there for 0.3 s, and is as free as the others in the next iteration; 3 is not in time."""
+    compute, starts = np.full((2, WORKERS), 0.1), np.zeros((2, WORKERS))
+    starts[0, 2:] = 0.3, np.inf
+    table = DelayTable.from_array(compute, start=starts)
+    with Trial(kind, schemes.fastest(WORKERS, 3), delays=table, **emulated(kind)) as trial:
+        for seconds in (0.4, 0.1):
+            trial.go()
+            report = trial.reports[-1]
+            assert report.time == pytest.approx(seconds, abs=1e-9 if kind == "simulated" else 0.08)
+            assert report.time >= seconds - 1e-9
+        first, second = trial.reports
+        assert first.stragglers == (3,) and first.computations == 3
+        assert first.fluid == pytest.approx(0.2)  # 4 partitions by workers 0 and 1, before there is a third
+        assert np.isnan(first.order_statistic) and second.fluid == pytest.approx(0.1)
 
 
 class AnswerToAReply(Toy):

@@ -20,6 +20,7 @@ from gradcode.delays import (
     Exponential,
     GilbertElliott,
     Link,
+    Occasional,
     Pareto,
     Persistent,
     PerWorker,
@@ -44,6 +45,7 @@ EXAMPLES = {
         {"base": BASE, "probability": 0.1, "slowdown": 10.0},
         Bernoulli(Exponential(2.0), 0.1, 10.0),
     ),
+    "occasional": ({"base": BASE, "probability": 0.1}, Occasional(Exponential(2.0), 0.1)),
     "gilbert_elliott": (
         {"base": BASE, "fail": 0.1, "recover": 0.2, "slowdown": math.inf},
         GilbertElliott(Exponential(2.0), 0.1, 0.2, math.inf),
@@ -128,6 +130,8 @@ def test_short_forms():
     assert from_config([0.5, BASE]) == Delays([Deterministic(0.5), Exponential(2.0)])
     assert from_config({"compute": [0.5, BASE]}) == Delays([Deterministic(0.5), Exponential(2.0)])
     assert from_config({"compute": 0.5, "receive": 0.01}) == Delays(Deterministic(0.5), receive=0.01)
+    late = {"law": "occasional", "base": BASE, "probability": 0.1}
+    assert from_config({"start": late}) == Delays(Deterministic(0.0), start=Occasional(Exponential(2.0), 0.1))
     assert from_config({"communicate": BASE}) == Delays(Deterministic(0.0), Link(Exponential(2.0)))
     links = from_config({"compute": 1, "communicate": [{"latency": 0.5}, {}]})
     assert links == Delays(Deterministic(1), [Link(0.5), Link()])

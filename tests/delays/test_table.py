@@ -14,6 +14,7 @@ from gradcode.delays import (
     Exponential,
     GilbertElliott,
     Link,
+    Occasional,
     PerWorker,
     ShiftedExponential,
     Trace,
@@ -120,6 +121,27 @@ def test_the_time_to_receive_a_reply_goes_with_the_table(tmp_path):
     assert DelayTable.from_csv(tmp_path / "table.csv", receive=0.5).receive == 0.5
 
 
+def test_late_starts_go_with_the_table_and_leave_the_rest_alone(tmp_path):
+    late = Occasional(Exponential(10.0), 0.25)
+    drawn = Delays(MEMORY, LINK, start=late).table(3, 0)
+    for own, other in zip(drawn.window(0, 300, 1e4), Delays(MEMORY, LINK).table(3, 0).window(0, 300, 1e4), strict=True):
+        np.testing.assert_array_equal(own, other)
+    starts = np.array([drawn.start(iteration) for iteration in range(300)])
+    # 900 starts, a quarter of which are not 0: within 4 standard errors.
+    assert abs((starts > 0).mean() - 0.25) < 4 * math.sqrt(0.25 * 0.75 / 900)
+    assert not Delays(MEMORY).table(3, 0).start(7).any()
+    drawn.to_csv(tmp_path / "table.csv", iterations=300, bytes=1e4)
+    again = pickle.loads(pickle.dumps(DelayTable.from_csv(tmp_path / "table.csv")))
+    np.testing.assert_array_equal([again.start(iteration) for iteration in range(300)], starts)
+    np.testing.assert_array_equal(again.window(0, 300)[0], drawn.window(0, 300)[0])
+
+
+def test_a_late_start_comes_on_top_of_a_sample():
+    delays = Delays(Deterministic(1.0), start=[Deterministic(0.5), Deterministic(0.0)])
+    assert delays.workers == 2
+    assert delays.sample(np.random.default_rng(0), 1, load=3.0).tolist() == [[3.5, 3.0]]
+
+
 def test_from_array_keeps_its_own_copy():
     compute = np.ones((2, 2))
     table = DelayTable.from_array(compute)
@@ -188,6 +210,9 @@ def test_what_is_accepted_as_delays():
         (lambda: Delays(LAW, receive=math.inf), "receive=inf must be >= 0 and finite"),
         (lambda: DelayTable.from_array([[1.0]], receive=math.nan), "receive=nan must be a number"),
         (lambda: Delays([LAW, LAW]).table(3, 0), "workers=3 must be 2"),
+        (lambda: Delays(LAW, start=0.5), "start=0.5 must be a law, a process, or a list"),
+        (lambda: Delays([LAW, LAW], start=[LAW]), "must be for as many workers as compute, which is for 2"),
+        (lambda: DelayTable.from_array([[1.0]], start=[[1.0, 2.0]]), r"start.shape=\(1, 2\) must be \(1, 1\)"),
         (lambda: Delays(LAW).table(0, 0), "workers=0 must be >= 1"),
         (lambda: Delays(LAW).table(2, -1), "seed=-1 must be >= 0"),
         (lambda: Delays(LAW).table(2, 0).compute(-1), "iteration=-1 must be >= 0"),

@@ -57,10 +57,14 @@ class Carrier(ABC):
     def carry_out(self, message: Message, orders: list[Order], given: float) -> Iterator[Told]:
         """What comes of the orders, one thing at a time; at least one, and the last ends the message.
 
-        ``given``: when the message was given, by this worker's clock. Work begins then if the worker is idle, not when
-        its process gets a core that others use too.
+        ``given``: when the message was given, by this worker's clock. Work begins then, or after the message's wait, if
+        the worker is idle, not when its process gets a core that others use too.
         """
         self._due = max(given, self._busy_until)
+        if message.wait:
+            self._due = max(self._due, given + message.wait)
+            while any(self.wanted(order) for order in orders) and not self._slept_until(self._due):
+                pass
         told = None
         for index, order in enumerate(orders):
             self.began = self._due
@@ -112,17 +116,23 @@ class Carrier(ABC):
             return self.wanted(order)
         due = (self._due if self.emulate else now) + seconds
         while self.wanted(order):
-            left = due - time.monotonic()
-            if left <= 0:
+            if self._slept_until(due):
                 self._due = self._busy_until = due
                 return True
-            self.sleep(None if np.isinf(left) else left)
         return False
+
+    def _slept_until(self, due: float) -> bool:
+        """Whether it is ``due``; if not, waits until then or until the master has said something."""
+        left = due - time.monotonic()
+        if left > 0:
+            self.sleep(None if np.isinf(left) else left)
+        return left <= 0
 
     def _record(self, kind: int, slot: int, serial: int, sent: int, answer: Answer | None = None) -> Record:
         computed, self._counted = self.book.computed - self._counted, self.book.computed
         overruns, self.overruns = self.overruns, 0.0
-        record = Record(kind, slot, serial, sent, self.began, time.monotonic(), computed, overruns)
+        now = time.monotonic()
+        record = Record(kind, slot, serial, sent, min(self.began, now), now, computed, overruns)
         return record if answer is None else record._replace(change=answer.change, clipped=answer.clipped)
 
 

@@ -155,7 +155,13 @@ class Ledger:
         return np.array([known.get(partition, nothing) for partition in combination])
 
     def outcome(
-        self, time: float, sending: float, last: float, compute: Floats | None, communicate: Floats | None
+        self,
+        time: float,
+        sending: float,
+        last: float,
+        compute: Floats | None,
+        communicate: Floats | None,
+        start: Floats | None,
     ) -> Outcome:
         """The iteration as it ended after ``time`` seconds; the rest as in :class:`Outcome`."""
         known = self._by_partition()
@@ -175,6 +181,7 @@ class Ledger:
             last=last,
             compute=compute,
             communicate=communicate,
+            start=start,
             refused=tuple(sorted(self.refused)),
             corrupt=tuple(sorted(self.corrupt)),
             uploads=self.uploads,

@@ -38,6 +38,7 @@ class Injected:
         self._workers = [-1 if isinstance(child, Branch) else child for child in branch.children]
         self._edges = [child.edge if isinstance(child, Branch) else -1 for child in branch.children]
         self._compute = np.zeros((1, 1)) if table is None else table.compute(number)
+        self._start = np.zeros(1) if table is None else table.start(number)
         self._stages: dict[int, int] = {}  # slot -> which batch of orders it came with
         self._batches = 0
         self._links = None if table is None else self._states(table)  # of the workers, of the edge nodes
@@ -67,26 +68,27 @@ class Injected:
         """Seconds of a child's answer with ``sent`` bytes of payload; None: without one."""
         return transport(self.link(child), sent)
 
+    def wait(self, child: int) -> float:
+        """Seconds from the iteration's start before which a child begins nothing; an edge node begins at once."""
+        worker = self._workers[child]
+        return 0.0 if worker < 0 or self._table is None else float(self._start[worker])
+
     @property
     def receive(self) -> float:
         """Seconds that the master takes for each reply; an edge node takes none."""
         return 0.0 if self._table is None or self._branch.edge >= 0 else self._table.receive
 
     @property
-    def compute(self) -> Floats | None:
-        """(N, stages) seconds per unit of load of all workers; None where there is no table."""
-        return None if self._table is None else self._compute
-
-    @property
-    def communicate(self) -> Floats | None:
-        """Seconds of a full row's message, of all workers and then of the edge nodes unless those only pass it on."""
+    def known(self) -> tuple[Floats | None, Floats | None, Floats | None]:
+        """What an outcome tells of them, see :class:`gradcode.report.Outcome`; None where there is no table."""
         if self._links is None:
-            return None
+            return None, None, None
         workers, edges = (link.seconds(self._book.full_size) for link in self._links)
-        return workers if self._relayed or not len(edges) else np.concatenate([workers, edges])
+        alone = self._relayed or not len(edges)
+        return self._compute, workers if alone else np.concatenate([workers, edges]), self._start
 
     def _states(self, table: DelayTable) -> tuple[LinkState, LinkState]:
-        _, workers, edges, relay = table.at(self._number)
+        _, workers, edges, relay, _ = table.at(self._number)
         if self._relayed:
             workers = LinkState(workers.fixed + relay.fixed, workers.per_byte + relay.per_byte)
         if not len(edges.fixed):  # a table that was recorded without edge nodes

@@ -91,7 +91,7 @@ class Message(NamedTuple):
     """Orders for one worker, given at ``sent`` (``time.monotonic()``).
 
     ``orders`` are sent the first time only, then their number ``plan``. ``delays`` are the injected ones, per order:
-    seconds per unit of load, per answer, and per byte of it.
+    seconds per unit of load, per answer, and per byte of it; ``wait`` are the seconds before which nothing is begun.
     """
 
     serial: int
@@ -100,6 +100,7 @@ class Message(NamedTuple):
     plan: int
     orders: tuple[PlannedOrder, ...] | None
     delays: tuple[tuple[float, float, float], ...]
+    wait: float = 0.0
 
 
 class Descriptor:

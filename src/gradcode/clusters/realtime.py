@@ -266,7 +266,7 @@ class RealTimeCluster(ABC):
         now = time.monotonic() - self._start_time
         self._show_failures()
         self._exclude()
-        return self._ledger.outcome(now, self._ordered, self._last, self._injected.compute, self._injected.communicate)
+        return self._ledger.outcome(now, self._ordered, self._last, *self._injected.known)
 
     def serve(self, scheme: Scheme, iteration: Iteration, given: float, wanted: Callable[[], bool]) -> bool:
         """An edge node's iteration, which its parent has ``given``; False: it is no longer ``wanted``.
@@ -365,7 +365,8 @@ class RealTimeCluster(ABC):
             for worker, mine in orders.items()
         ]
         for hand, planned, delays in ready:
-            hand.post(planned, Message(self._serial, self._number, now, 0, None, delays))
+            pause = max(0.0, self._start_time + self._injected.wait(hand.worker) - now)
+            hand.post(planned, Message(self._serial, self._number, now, 0, None, delays, pause))
 
     def _next(self, wait: Wait) -> Event:
         self._open_orders = dict(wait.open)

@@ -193,8 +193,7 @@ class SimulatedCluster:
                 if self._transmission is not None:
                     self.traffic = self._transmission.end(run.now)
         self._now += run.now
-        injected = run.injected
-        return run.ledger.outcome(run.now, run.sending, time.monotonic(), injected.compute, injected.communicate)
+        return run.ledger.outcome(run.now, run.sending, time.monotonic(), *run.injected.known)
 
     def _stations(self) -> list[Station]:
         """The root, and all edge nodes below."""

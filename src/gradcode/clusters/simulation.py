@@ -182,7 +182,7 @@ class Run:
             return
         hand.message, order = hand.queue.popleft()
         hand.order, hand.pace = order, self.injected.pace(order)
-        hand.began = max(self.now, hand.free)
+        hand.began = max(self.now, hand.free, self.start + self.injected.wait(child))
         if self.station.nodes[child] is not None:
             self._begin_below(child, order)
             return

@@ -18,7 +18,7 @@ from gradcode.delays.fitting import Fit, fit, fit_workers
 from gradcode.delays.law import Law, Sampler, Source
 from gradcode.delays.laws import Deterministic, Empirical, Exponential, Pareto, ShiftedExponential, Weibull
 from gradcode.delays.link import Link
-from gradcode.delays.process import Bernoulli, GilbertElliott, Persistent, PerWorker, Process, slow
+from gradcode.delays.process import Bernoulli, GilbertElliott, Occasional, Persistent, PerWorker, Process, slow
 from gradcode.delays.registry import LAWS, by_name, from_config
 from gradcode.delays.scripted import Script, script
 from gradcode.delays.speeds import SpeedHistory
@@ -37,6 +37,7 @@ __all__ = [
     "GilbertElliott",
     "Law",
     "Link",
+    "Occasional",
     "Pareto",
     "PerWorker",
     "Persistent",

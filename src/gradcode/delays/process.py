@@ -2,6 +2,7 @@
 
 =======================  ========================================================================
 Bernoulli                each worker is slow now and then, without memory
+Occasional               what takes time now and then only, without memory
 GilbertElliott           each worker is slow for a while, then fast for a while (Markov chain)
 Persistent               some workers are always slower
 PerWorker                every worker has its own law or process
@@ -80,6 +81,40 @@ class Bernoulli(Process):
             return own.random((iterations, workers)) < self.probability
 
         return _Flagged(self.base.start(base, workers, stages), flags, self.slowdown)
+
+
+@dataclass(frozen=True)
+class Occasional(Process):
+    """What each worker in each iteration is spared, but for a probability, whatever was before.
+
+    Args:
+        base: the durations of those that are not.
+        probability: of taking any time, in [0, 1].
+
+    >>> from gradcode.delays import Deterministic, Occasional
+    >>> times = Occasional(Deterministic(1.0), 0.25).sample(np.random.default_rng(0), 1000, workers=4)
+    >>> set(times.ravel().tolist()) == {0.0, 1.0}
+    True
+    """
+
+    base: Source
+    probability: float
+
+    def __post_init__(self) -> None:
+        _source("base", self.base)
+        probability("probability", self.probability)
+
+    @property
+    def workers(self) -> int | None:
+        return self.base.workers
+
+    def start(self, rng: np.random.Generator, workers: int, stages: int | None = None) -> Sampler:
+        own, base = split(rng, 2)
+
+        def flags(iterations: int) -> Flags:
+            return own.random((iterations, workers)) >= self.probability
+
+        return _Flagged(self.base.start(base, workers, stages), flags, 0.0)
 
 
 @dataclass(frozen=True)
@@ -267,8 +302,8 @@ class _SideBySide:
 
 
 def stretched(times: Floats, factor: float) -> Floats:
-    """The times multiplied by the factor, where inf means never, even of a time of 0."""
-    return np.full_like(times, np.inf) if np.isinf(factor) else times * factor
+    """The times multiplied by the factor, where inf means never, even of a time of 0, and 0 at once, even of inf."""
+    return np.full_like(times, factor) if factor == 0 or np.isinf(factor) else times * factor
 
 
 def _source(name: str, value: object) -> None:

@@ -76,6 +76,7 @@ LAWS: Mapping[str, Entry] = MappingProxyType(
         "weibull": Entry(laws.Weibull, "a tail lighter or heavier than exponential, with a least time if wanted"),
         "empirical": Entry(laws.Empirical, "any of the measured times"),
         "bernoulli": Entry(process.Bernoulli, "each worker is slow now and then, without memory"),
+        "occasional": Entry(process.Occasional, "takes time now and then, without memory, and else none"),
         "gilbert_elliott": Entry(process.GilbertElliott, "each worker is slow for a while, then fast for a while"),
         "persistent": Entry(_persistent, "some workers are always slower"),
         "per_worker": Entry(process.PerWorker, "every worker has its own law or process"),
@@ -107,7 +108,7 @@ def from_config(config: Any, where: str = "delays") -> Delays:
         config: what says how long computing takes: a table with the key ``law``, a number of seconds, or a
             list of one per worker. Or a table with any of the keys ``compute`` (the same), ``communicate`` (a
             table of ``Link``'s parameters, a law, or a list of one per worker), ``edges`` (the same, per edge node),
-            ``relay``, ``receive`` and ``stages``.
+            ``relay``, ``receive``, ``stages`` and ``start`` (as ``compute``).
         where: the key under which it stands, for messages.
 
     >>> from_config({"law": "pareto", "shape": 1.5, "scale": 0.01}).compute
@@ -118,13 +119,15 @@ def from_config(config: Any, where: str = "delays") -> Delays:
     """
     if not isinstance(config, Mapping) or "law" in config:
         return Delays(_source(config, where))
-    known = ("compute", "communicate", "stages", "edges", "relay", "receive")
+    known = ("compute", "communicate", "stages", "edges", "relay", "receive", "start")
     unknown = [key for key in config if key not in known]
     if unknown:
         raise ValueError(f"{where}.{unknown[0]}={config[unknown[0]]!r}: key must be one of law, {', '.join(known)}")
     compute = _source(config.get("compute", 0.0), f"{where}.compute")
     links = {key: _link(config.get(key), f"{where}.{key}") for key in ("communicate", "edges")}
     plain = {key: config[key] for key in ("stages", "relay", "receive") if key in config}
+    if "start" in config:
+        plain["start"] = _source(config["start"], f"{where}.start")
     return _build(where, Delays, {"compute": compute, **links, **plain})
 
 

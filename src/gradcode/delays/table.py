@@ -32,13 +32,15 @@ class Rows(NamedTuple):
     """Some iterations: ``compute`` (iterations, N, stages) seconds per unit of load, and the links' states.
 
     ``link`` is that of the N workers, ``edges`` that of the E edge nodes, ``relay`` that of workers' messages which
-    edge nodes only pass on, (iterations, N).
+    edge nodes only pass on, (iterations, N). ``start`` are the seconds before which a worker begins nothing,
+    (iterations, N).
     """
 
     compute: Floats
     link: LinkState
     edges: LinkState
     relay: LinkState
+    start: Floats
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Delays:
             message, ``"shared"`` once for all messages of an iteration.
         receive: seconds that the master takes to receive a reply, whatever its size, one after the other: a reply that
             comes while another is being received waits. Only the master does; edge nodes receive at once.
+        start: seconds from the start of an iteration in which a worker is not there yet, and begins nothing: a law, a
+            process, or a list of one per worker. None: all are there.
 
     >>> from gradcode.delays import Delays, Link, ShiftedExponential
     >>> delays = Delays(ShiftedExponential(0.1, 10.0), Link(latency=0.001, bandwidth=1e9))
@@ -70,6 +74,7 @@ class Delays:
     edges: Link | tuple[Link, ...] | None = None
     relay: Relay = "independent"
     receive: float = 0.0
+    start: Source | None = None
 
     def __init__(
         self,
@@ -79,14 +84,16 @@ class Delays:
         edges: Link | Source | Sequence[Link | Source] | None = None,
         relay: Relay = "independent",
         receive: float = 0.0,
+        start: Source | Sequence[Source] | None = None,
     ) -> None:
-        source = PerWorker(compute) if isinstance(compute, list | tuple) else compute
-        if not isinstance(source, Source):
-            raise ValueError(f"compute={compute!r} must be a law, a process, or a list of one per worker")
+        source = _as_source("compute", compute)
+        begin = None if start is None else _as_source("start", start)
         link = _as_links("communicate", communicate)
         if isinstance(link, tuple):
             fits = source.workers in (None, len(link))
             require(fits, "len(communicate)", len(link), f"be {source.workers}")
+        made_for = {own.workers for own in (source, begin) if own is not None} - {None}
+        require(len(made_for) < 2, "start", start, f"be for as many workers as compute, which is for {source.workers}")
         require(relay in RELAYS, "relay", relay, f"be one of {', '.join(RELAYS)}")
         nonnegative("receive", receive)
         object.__setattr__(self, "compute", source)
@@ -95,13 +102,18 @@ class Delays:
         object.__setattr__(self, "edges", _as_links("edges", edges))
         object.__setattr__(self, "relay", relay)
         object.__setattr__(self, "receive", float(receive))
+        object.__setattr__(self, "start", begin)
 
     @property
     def workers(self) -> int | None:
         """The number of workers they are made for; None: any."""
-        return len(self.communicate) if isinstance(self.communicate, tuple) else self.compute.workers
+        if isinstance(self.communicate, tuple):
+            return len(self.communicate)
+        if self.compute.workers is None and self.start is not None:
+            return self.start.workers
+        return self.compute.workers
 
-    def start(self, rng: np.random.Generator, workers: int, above: Above = ()) -> DelaysSampler:
+    def sampler(self, rng: np.random.Generator, workers: int, above: Above = ()) -> DelaysSampler:
         """A sampler at iteration 0; ValueError where the delays are made for other numbers of workers or edge nodes."""
         return DelaysSampler(self, rng, workers, above)
 
@@ -113,7 +125,7 @@ class Delays:
         workers: int | None = None,
         bytes: npt.ArrayLike | None = None,
     ) -> Floats:
-        """(iterations, N) seconds that each worker takes for its load, and its reply if ``bytes`` is given.
+        """(iterations, N) seconds until each worker has done its load, and its reply is there if ``bytes`` is given.
 
         Args:
             load: units per worker, a scalar or (N,).
@@ -130,7 +142,7 @@ class Delays:
                 raise ValueError("workers=None must be given where neither load nor the delays tell it")
         load = per_worker("load", load, workers)
         size = None if bytes is None else per_worker("bytes", bytes, workers)
-        sampler = self.start(rng, workers)
+        sampler = self.sampler(rng, workers)
         total = np.empty((iterations, workers))
         for first in range(0, iterations, ROWS):
             rows = sampler.next(min(ROWS, iterations - first))
@@ -139,6 +151,7 @@ class Delays:
             # A worker that never answers does not answer about a load of 0 either; inf · 0 would be NaN.
             np.multiply(seconds, load, out=part, where=np.isfinite(seconds))
             part[np.isinf(seconds)] = np.inf
+            part += rows.start
             if size is not None:
                 part += rows.link.seconds(size)
         return total
@@ -153,10 +166,11 @@ class DelaysSampler:
 
     def __init__(self, delays: Delays, rng: np.random.Generator, workers: int, above: Above = ()) -> None:
         # Apart, so that adding a link leaves the computing as it was.
-        compute_rng, link_rng, edge_rng, relay_rng = split(rng, 4)
+        compute_rng, link_rng, edge_rng, relay_rng, start_rng = split(rng, 5)
         self._workers, self._above, self._shared = workers, above, delays.relay == "shared"
         self._edges = 1 + max((edge for chain in above for edge in chain), default=-1)
         self._compute: Sampler = delays.compute.start(compute_rng, workers, delays.stages)
+        self._start: Sampler | None = None if delays.start is None else delays.start.start(start_rng, workers)
         self._link = _sampler(delays.communicate, link_rng, "workers", workers)
         self._edge = _sampler(delays.edges, edge_rng, "edge nodes", self._edges)
         # Messages that are passed on: those of one edge node side by side.
@@ -178,14 +192,17 @@ class DelaysSampler:
                 own = _states(sampler, iterations, len(passed))
             relay.fixed[:, passed] += own.fixed
             relay.per_byte[:, passed] += own.per_byte
-        return Rows(self._compute.next(iterations), _states(self._link, iterations, self._workers), edges, relay)
+        link = _states(self._link, iterations, self._workers)
+        there = np.broadcast_to(0.0, (iterations, self._workers))
+        start = there if self._start is None else self._start.next(iterations)
+        return Rows(self._compute.next(iterations), link, edges, relay, start)
 
 
 class DelayTable:
     """``delay[iteration, worker, stage]``, the one table that drives simulator, tests, benchmarks and clusters.
 
     A pure function of (delays, workers, seed): drawn lazily, in order and in chunks, so that an iteration is
-    the same whatever was asked before. What was drawn is kept: 8·N·(stages + 2) bytes per iteration. Pickling
+    the same whatever was asked before. What was drawn is kept: 8·N·(stages + 3) bytes per iteration. Pickling
     keeps the recipe only. ``receive`` are the seconds that the master takes for each reply.
 
     Args:
@@ -205,7 +222,7 @@ class DelayTable:
         self.stages, self.receive = delays.stages, delays.receive
         self.edges = 1 + max((edge for chain in above for edge in chain), default=-1)
         self._recipe: tuple[Any, ...] = (delays, self.workers, count("seed", seed), above)
-        self._sampler: DelaysSampler | None = delays.start(np.random.default_rng(seed), self.workers, above)
+        self._sampler: DelaysSampler | None = delays.sampler(np.random.default_rng(seed), self.workers, above)
         self._chunks: list[Rows] = []
         self._chunk = CHUNK
 
@@ -217,6 +234,7 @@ class DelayTable:
         edges: npt.ArrayLike | None = None,
         above: Above = (),
         receive: float = 0.0,
+        start: npt.ArrayLike | None = None,
     ) -> DelayTable:
         """A recorded or scripted table, again from its start beyond its end.
 
@@ -226,6 +244,7 @@ class DelayTable:
             edges: (iterations, E) seconds of a message of each edge node. None: no time.
             above: for each worker the edge nodes between it and the master, the nearest first; empty: none.
             receive: seconds that the master takes for each reply.
+            start: (iterations, N) seconds before which a worker begins nothing. None: all are there.
 
         Raises:
             ValueError: a wrong shape, a negative duration or NaN.
@@ -237,6 +256,8 @@ class DelayTable:
         nothing = np.broadcast_to(0.0, seconds.shape[:2])
         reply = nothing if communicate is None else durations("communicate", communicate, (2,))
         require(reply.shape == nothing.shape, "communicate.shape", reply.shape, f"be {nothing.shape}")
+        begin = nothing if start is None else durations("start", start, (2,))
+        require(begin.shape == nothing.shape, "start.shape", begin.shape, f"be {nothing.shape}")
         table = cls.__new__(cls)
         table.workers, table.stages = seconds.shape[1:]
         table.edges = 1 + max((edge for chain in above for edge in chain), default=-1)
@@ -245,12 +266,13 @@ class DelayTable:
         require(uplink.shape == none.shape, "edges.shape", uplink.shape, f"be {none.shape}")
         table.receive = float(receive)
         recorded = (None if communicate is None else reply, None if edges is None else uplink)
-        table._recipe = (seconds, *recorded, above, table.receive)
+        table._recipe = (seconds, *recorded, above, table.receive, None if start is None else begin)
         passed = np.zeros(nothing.shape)
         for worker, chain in enumerate(above):
             passed[:, worker] = uplink[:, list(chain)].sum(axis=1)
         table._sampler = None
-        table._chunks = [Rows(seconds, LinkState(reply, nothing), LinkState(uplink, none), LinkState(passed, nothing))]
+        links = LinkState(reply, nothing), LinkState(uplink, none), LinkState(passed, nothing)
+        table._chunks = [Rows(seconds, *links, begin)]
         table._chunk = len(seconds)
         return table
 
@@ -260,12 +282,14 @@ class DelayTable:
 
         What the master takes for each reply is not in the file.
         """
-        return cls.from_array(*read_csv(path), receive=receive)
+        compute, communicate, start = read_csv(path)
+        return cls.from_array(compute, communicate, receive=receive, start=start)
 
     def to_csv(self, path: str | Path, iterations: int, bytes: npt.ArrayLike = 0.0) -> None:
-        """Writes the first ``iterations``, and the times of replies of ``bytes`` unless all are 0."""
+        """Writes the first ``iterations``, and when replies of ``bytes`` come and workers begin, unless all are 0."""
         compute, communicate = self.window(0, count("iterations", iterations, 1), bytes)
-        write_csv(path, compute, communicate if communicate.any() else None)
+        start = np.array([self.start(iteration) for iteration in range(iterations)])
+        write_csv(path, compute, communicate if communicate.any() else None, start if start.any() else None)
 
     def __repr__(self) -> str:
         if self._sampler is None:
@@ -277,17 +301,21 @@ class DelayTable:
         return (DelayTable.from_array if self._sampler is None else DelayTable, self._recipe)
 
     def at(self, iteration: int) -> Rows:
-        """One iteration: (N, stages) seconds per unit of load, and the links' states, (N,), (E,) and (N,).
+        """One iteration: (N, stages) seconds per unit of load, the links' states, (N,), (E,) and (N,), and starts (N,).
 
         An iteration has one state of the links: the same latency and number of attempts for all its replies.
         """
         rows, i = self._find(iteration)
-        link, edges, relay = (LinkState(own.fixed[i], own.per_byte[i]) for own in rows[1:])
-        return Rows(rows.compute[i], link, edges, relay)
+        link, edges, relay = (LinkState(own.fixed[i], own.per_byte[i]) for own in (rows.link, rows.edges, rows.relay))
+        return Rows(rows.compute[i], link, edges, relay, rows.start[i])
 
     def compute(self, iteration: int) -> Floats:
         """(N, stages) seconds per unit of load, read-only; inf: never answers in this iteration."""
         return np.asarray(self.at(iteration).compute)
+
+    def start(self, iteration: int) -> Floats:
+        """(N,) seconds from the iteration's start before which a worker begins nothing; inf: it never does."""
+        return np.asarray(self.at(iteration).start)
 
     def communicate(self, iteration: int, bytes: npt.ArrayLike = 0.0) -> Floats:
         """(N,) seconds of one reply of ``bytes`` (a scalar or (N,)) from each worker."""
@@ -363,6 +391,14 @@ def per_worker(name: str, values: npt.ArrayLike, workers: int) -> Floats:
     require(array.shape in ((), (workers,)), f"{name}.shape", array.shape, f"be () or ({workers},)")
     require(bool(np.all((array >= 0) & np.isfinite(array))), name, array.tolist(), "be >= 0 and finite")
     return array
+
+
+def _as_source(name: str, source: object) -> Source:
+    """What a user may write for computing: a law or process, or a list of one per worker."""
+    own = PerWorker(source) if isinstance(source, list | tuple) else source
+    if not isinstance(own, Source):
+        raise ValueError(f"{name}={source!r} must be a law, a process, or a list of one per worker")
+    return own
 
 
 def _as_links(name: str, links: object) -> Link | tuple[Link, ...] | None:

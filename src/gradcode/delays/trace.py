@@ -1,9 +1,8 @@
 """Measured durations: a table to replay, and the CSV file in which it is kept.
 
-The file has one line per duration, in any order, under the header ``iteration,worker,seconds``. Two more
-columns are
-optional: ``stage`` where an iteration has several, and ``communicate``, the seconds of one reply. ``inf``
-stands for a worker that never answered.
+The file has one line per duration, in any order, under the header ``iteration,worker,seconds``. Three more columns
+are optional: ``stage`` where an iteration has several, ``communicate``, the seconds of one reply, and ``start``, those
+before which the worker began nothing. ``inf`` stands for a worker that never answered.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ from gradcode.delays.law import Floats, Sampler
 from gradcode.delays.process import Process
 
 REQUIRED = ("iteration", "worker", "seconds")
-OPTIONAL = ("stage", "communicate")
+_PER_ITERATION = ("communicate", "start")  # the same in all stages
+OPTIONAL = ("stage", *_PER_ITERATION)
 
 
 class Trace(Process):
@@ -56,11 +56,11 @@ class Trace(Process):
 
         Raises:
             ValueError: a bad header or line (named with file and number), a duration missing or given twice,
-                or several stages or communication times, which only ``DelayTable.from_csv`` can replay.
+                or several stages, communication or start times, which only ``DelayTable.from_csv`` can replay.
         """
-        compute, communicate = read_csv(path)
-        if compute.shape[2] > 1 or communicate is not None:
-            raise ValueError(f"{path}: has stages or communication times; read it with DelayTable.from_csv")
+        compute, communicate, start = read_csv(path)
+        if compute.shape[2] > 1 or communicate is not None or start is not None:
+            raise ValueError(f"{path}: has stages, communication or start times; read it with DelayTable.from_csv")
         return cls(compute[:, :, 0])
 
     def to_csv(self, path: str | Path) -> None:
@@ -96,13 +96,13 @@ def durations(name: str, values: npt.ArrayLike, dimensions: tuple[int, ...]) -> 
     return array
 
 
-def read_csv(path: str | Path) -> tuple[Floats, Floats | None]:
-    """Compute (iterations, N, stages) and, where the file has it, communicate (iterations, N), in seconds.
+def read_csv(path: str | Path) -> tuple[Floats, Floats | None, Floats | None]:
+    """Compute (iterations, N, stages), and communicate and start (iterations, N) where the file has them, in seconds.
 
     Raises:
         ValueError: names file, line and value of what is wrong.
     """
-    cells: dict[tuple[int, int, int], tuple[float, float]] = {}
+    cells: dict[tuple[int, int, int], tuple[float, ...]] = {}
     with Path(path).open(newline="", encoding="utf-8") as file:
         lines = csv.reader(file)
         header = [name.strip() for name in next(lines, [])]
@@ -121,24 +121,24 @@ def read_csv(path: str | Path) -> tuple[Floats, Floats | None]:
             )
             if key in cells:
                 raise ValueError(f"{where}: iteration={key[0]}, worker={key[1]}, stage={key[2]} is given twice")
-            seconds = _seconds(where, "seconds", row["seconds"])
-            cells[key] = seconds, _seconds(where, "communicate", row.get("communicate", "0"))
-    return _assemble(path, cells, "communicate" in header)
+            cells[key] = tuple(_seconds(where, name, row.get(name, "0")) for name in ("seconds", *_PER_ITERATION))
+    return _assemble(path, cells, header)
 
 
-def write_csv(path: str | Path, compute: Floats, communicate: Floats | None = None) -> None:
-    """Writes compute (iterations, N, stages) and communicate (iterations, N); ``repr`` keeps every bit."""
+def write_csv(
+    path: str | Path, compute: Floats, communicate: Floats | None = None, start: Floats | None = None
+) -> None:
+    """Writes compute (iterations, N, stages), communicate and start (iterations, N); ``repr`` keeps every bit."""
     staged = compute.shape[2] > 1
+    others = {name: own for name, own in zip(_PER_ITERATION, (communicate, start), strict=True) if own is not None}
     with Path(path).open("w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file, lineterminator="\n")
-        lines.writerow([*REQUIRED, *["stage"] * staged, *["communicate"] * (communicate is not None)])
+        lines.writerow([*REQUIRED, *["stage"] * staged, *others])
         for iteration, worker, stage in np.ndindex(*compute.shape):
             fields: list[object] = [iteration, worker, repr(float(compute[iteration, worker, stage]))]
             if staged:
                 fields.append(stage)
-            if communicate is not None:
-                fields.append(repr(float(communicate[iteration, worker])))
-            lines.writerow(fields)
+            lines.writerow([*fields, *(repr(float(own[iteration, worker])) for own in others.values())])
 
 
 def _check_header(path: str | Path, header: list[str]) -> None:
@@ -146,7 +146,7 @@ def _check_header(path: str | Path, header: list[str]) -> None:
     if not set(REQUIRED) <= set(header) or not set(header) <= allowed or len(set(header)) < len(header):
         raise ValueError(
             f"{path}, line 1: header {','.join(header)!r} must be {','.join(REQUIRED)}, "
-            f"with {' and '.join(OPTIONAL)} if wanted"
+            f"with {', '.join(OPTIONAL)} if wanted"
         )
 
 
@@ -171,8 +171,8 @@ def _seconds(where: str, name: str, text: str) -> float:
 
 
 def _assemble(
-    path: str | Path, cells: dict[tuple[int, int, int], tuple[float, float]], communicates: bool
-) -> tuple[Floats, Floats | None]:
+    path: str | Path, cells: dict[tuple[int, int, int], tuple[float, ...]], header: list[str]
+) -> tuple[Floats, Floats | None, Floats | None]:
     if not cells:
         raise ValueError(f"{path}: holds no durations")
     keys = np.array(list(cells))
@@ -183,9 +183,12 @@ def _assemble(
         missing = next(key for key in every if key not in cells)
         names = ", ".join(f"{name}={i}" for name, i in zip(("iteration", "worker", "stage"), missing, strict=True))
         raise ValueError(f"{path}: no duration for {names}; each of {shape} (iterations, workers, stages) needs one")
-    values = np.empty((*shape, 2))
+    values = np.empty((*shape, 1 + len(_PER_ITERATION)))
     values[tuple(keys.T)] = list(cells.values())
-    communicate = values[..., 1]
-    if not np.all(communicate == communicate[:, :, :1]):
-        raise ValueError(f"{path}: communicate must be the same in all stages of a worker's iteration")
-    return values[..., 0], communicate[:, :, 0] if communicates else None
+    others: dict[str, Floats | None] = {}
+    for index, name in enumerate(_PER_ITERATION, 1):
+        own = values[..., index]
+        if not np.all(own == own[:, :, :1]):
+            raise ValueError(f"{path}: {name} must be the same in all stages of a worker's iteration")
+        others[name] = own[:, :, 0] if name in header else None
+    return values[..., 0], others["communicate"], others["start"]

@@ -46,6 +46,7 @@ class WaitingForAll:
             return float(max(values["time"], values["latest_work"] or 0.0))
         number = values["iteration"]
         compute, communicate = self._table.window(number, number + 1, self._bytes)
+        communicate = communicate + self._table.start(number)  # its one message is as much later
         # The last worker's reply has all of its way to go, alone or in a sum that waits for it.
         if self._above:
             uplink = self._table.uplink(number, self._bytes)

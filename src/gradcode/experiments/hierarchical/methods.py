@@ -185,7 +185,7 @@ def delays_of(system: System, tail: Tail = "fixed", relay: Relay = "independent"
 def draw(system: System, tail: Tail, number: int, seed: int, relay: Relay = "independent") -> Rows:
     """So many iterations of the delays; those of workers and edge nodes do not depend on ``relay``."""
     above = Branch.of(list(system.workers_per_edge)).above
-    return delays_of(system, tail, relay).start(np.random.default_rng(seed), system.workers, above).next(number)
+    return delays_of(system, tail, relay).sampler(np.random.default_rng(seed), system.workers, above).next(number)
 
 
 def durations(scheme: Scheme, rows: Rows) -> Floats:
