@@ -162,6 +162,28 @@ def test_duration_is_the_simulation(ahead: int, deadline: float | None) -> None:
     assert all(report.exact for report in reports) or deadline is not None
 
 
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize("late", [False, True])
+def test_notices_and_late_workers_are_those_of_the_simulation(ahead: int, late: bool) -> None:
+    """All messages take as long as a notice; with nothing ahead the first one says that a worker is there."""
+    rng, shape = np.random.default_rng(6), (10, 4)
+    seconds, message = rng.exponential(0.1, shape) + 0.1, np.broadcast_to(rng.exponential(0.02, (10, 1)), shape)
+    start = np.where(rng.random(shape) < 0.4, rng.exponential(0.5, shape), 0.0) * late
+    scheme = self_scheduling(4, 2, 3, ahead=ahead, notice=1.0)
+    reports: list[gradcode.Report] = []
+    cluster = gradcode.SimulatedCluster(4, delays=DelayTable.from_array(seconds, message, start=start))
+    with gradcode.Session(
+        cnn(), nn.CrossEntropyLoss(), images(), 12, scheme, cluster, 0, listeners=[reports.append]
+    ) as session:
+        for step, _ in zip(session.epoch(), seconds, strict=False):
+            step.backward()
+    stop, owners = scheme.granted(seconds, message, start if ahead else start + message)
+    np.testing.assert_allclose([report.time for report in reports], stop + message[:, 0], rtol=1e-12)
+    assert [report.uploads for report in reports] == owners.sum(axis=1).tolist()
+    if not late:
+        np.testing.assert_array_equal(scheme.duration(seconds[:, :, None], message), stop + message[:, 0])
+
+
 def draws(model: str, workers: int, samples: int) -> tuple[np.ndarray, np.ndarray]:
     """X and D of self_scheduling.md, (samples, N)."""
     rng, shape = np.random.default_rng(8), (samples, workers)
