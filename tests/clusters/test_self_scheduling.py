@@ -29,6 +29,20 @@ def test_gradients_are_exact_whoever_straggles(kind: str, ahead: int) -> None:
                 assert report.time == report.order_statistic
 
 
+def test_who_is_not_there_is_not_waited_for(kind: str) -> None:
+    """With nothing ahead worker 0, a minute late, has taken nothing and says nothing; in the next iteration it may."""
+    start = np.zeros((2, WORKERS))
+    start[0, 0] = 60.0
+    late = DelayTable.from_array(np.full((2, WORKERS), 0.02), start=start)
+    scheme = schemes.self_scheduling(WORKERS, 2, 2, ahead=0)
+    with Trial(kind, scheme, torch.float64, delays=late) as trial:  # type: ignore[arg-type]
+        trial.sampling = Sampling(len(trial.dataset), scheme.partitions, BATCH, SEED)
+        assert trial.go() <= scheme.error < 1e-14
+        assert trial.reports[-1].exact and 0 in trial.reports[-1].stragglers
+        assert trial.go() <= scheme.error < 1e-14
+        assert trial.reports[-1].exact
+
+
 @pytest.mark.parametrize("when", ["notice", "asked"])
 @pytest.mark.parametrize("name", ["local", "ray"])
 def test_a_killed_worker_costs_its_share_again(name: str, when: str) -> None:
