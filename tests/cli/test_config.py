@@ -253,6 +253,7 @@ def test_short_messages_in_a_configuration(config: Path) -> None:
             "two_stage(workers=4, partitions=8, stragglers=1, active=3, rule='fixed', wait=1.5, pool='all', "
             "mode='any_s')",
         ),
+        ('name="heterogeneous", stragglers=2', "heterogeneous(workers=4, stragglers=2, partitions=16)"),
         ('name="draco", adversaries=1, kind="cyclic"', "draco(workers=4, adversaries=1, kind='cyclic')"),
         (
             'name="sequential", burst=1, window=2, stragglers=2',

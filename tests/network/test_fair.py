@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
@@ -76,6 +76,7 @@ def systems(draw: st.DrawFn) -> tuple[FairUplink, int]:
         draw(st.floats(0.01, 100.0)),
         energy=True,
         sharing=draw(st.booleans()),
+        offset=draw(st.sampled_from([1.0, 0.05, 3.0])),
     )
     return uplink, draw(st.integers(0, 2**32))
 
@@ -154,16 +155,24 @@ def test_no_power_is_worth_more(data: float, short: float, gain: float, bandwidt
 
 
 @settings(max_examples=60, deadline=None)
-@given(virtual=st.floats(0.0, 60.0), data=st.floats(0.0, 60.0), offered=st.floats(0.0, 4.0), weight=positive)
+@given(
+    virtual=st.floats(0.0, 60.0),
+    data=st.floats(0.0, 60.0),
+    offered=st.floats(0.0, 4.0),
+    weight=positive,
+    offset=st.floats(0.01, 3.0),
+)
+@example(virtual=30.0, data=1.0, offered=1.0, weight=1.0, offset=0.05)
 def test_no_auxiliary_and_no_admission_is_worth_more(
-    virtual: float, data: float, offered: float, weight: float
+    virtual: float, data: float, offered: float, weight: float, offset: float
 ) -> None:
-    """V·ω·ln(1 + γ) − Z·γ and (Z − Q)·D on grids."""
-    uplink = FairUplink(Radio(1), tradeoff=7.0, weights=weight)
+    """V·ω·ln(c + γ) − Z·γ and (Z − Q)·D on grids."""
+    uplink = FairUplink(Radio(1), tradeoff=7.0, weights=weight, offset=offset)
     gamma = uplink.auxiliary(arrays(virtual))[0]
     grid = np.linspace(0, 4, 2001)
-    best = (7 * weight * np.log1p(grid) - virtual * grid).max()
-    assert 0 <= gamma <= 4 and 7 * weight * math.log1p(gamma) - virtual * gamma >= best - 1e-9 * (1 + abs(best))
+    best = (7 * weight * np.log(offset + grid) - virtual * grid).max()
+    worth = 7 * weight * math.log(offset + gamma) - virtual * gamma
+    assert 0 <= gamma <= 4 and worth >= best - 1e-9 * (1 + abs(best))
     uplink.queues.virtual, uplink.queues.data = arrays(virtual), arrays(data)
     admitted = uplink.step(Slot(arrays(offered), arrays(1.0), arrays(0.0))).admitted[0]
     assert (virtual - data) * admitted >= max(0.0, (virtual - data) * offered) - 1e-12
@@ -236,9 +245,20 @@ def test_weights_share_as_they_say() -> None:
     assert found.served[0] >= 0.9 and found.served.sum() == pytest.approx(1.0, abs=1e-9)
 
 
+def test_a_small_offset_is_proportional_fairness() -> None:
+    """As above, but of 4·ln(c + D₀) + ln(c + D₁) + ln(c + D₂), c = 0.01: nearly (4, 1, 1)/6, and within B₀/V of it."""
+    radio = Radio(3, Steady(), channels=1, power_max=1.0)
+    uplink = FairUplink(radio, tradeoff=500.0, weights=[4.0, 1.0, 1.0], energy=False, offset=0.01)
+    found = simulate(uplink, np.random.default_rng(5), 60_000)
+    assert found.served.sum() == pytest.approx(1.0, abs=1e-9)
+    utility, best = (uplink.weights @ np.log(0.01 + shares) for shares in (found.served, np.array([4.0, 1.0, 1.0]) / 6))
+    assert utility >= best - uplink.gap and found.served[1:].min() > 0.1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"offset": 0.0}, "offset=0.0 must be positive"),
         ({"tradeoff": 0.0}, "tradeoff=0.0 must be positive"),
         ({"weights": [1.0, 2.0]}, r"weights=\[1.0, 2.0\] must be positive: one number, or 3"),
         ({"chi": -1.0}, "chi=-1.0 must be positive"),

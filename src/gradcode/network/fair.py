@@ -13,7 +13,7 @@ from gradcode.network.radio import Flow, Queues, Radio, Slot, highest, knapsack
 
 
 class FairUplink:
-    """Maximises Σ ω_i·ln(1 + mean admitted data of worker i) by a perturbed Lyapunov function.
+    """Maximises Σ ω_i·ln(c + mean admitted data of worker i), c = 1, by a perturbed Lyapunov function.
 
     In every slot the drift of ½·Σ (Q² + Z² + χ·(E − θ)²) minus V times the utility is made as small as its bound
     allows, which falls apart into closed forms. They need neither statistics of channels and data nor the future, and
@@ -33,6 +33,8 @@ class FairUplink:
         battery: J that is to be exactly enough for the workers' batteries; in place of ``chi``.
         energy: False: there are no batteries, and whoever sends does so with full power. None: there are if the radio
             has anything to harvest.
+        offset: c > 0 of the utility; a small one is nearly ln, proportional fairness in the strict sense, with bounds
+            and queues that grow with V/c.
         sharing: a channel's bandwidth can be shared: a worker takes what its queue needs, and the rest is the next
             one's. False: a channel is one worker's for a whole slot.
 
@@ -55,6 +57,7 @@ class FairUplink:
         battery: float | None = None,
         energy: bool | None = None,
         sharing: bool = False,
+        offset: float = 1.0,
     ) -> None:
         shape = (radio.workers,)
         given = np.asarray(weights, dtype=np.float64)
@@ -62,13 +65,15 @@ class FairUplink:
             raise ValueError(f"weights={weights!r} must be positive: one number, or {radio.workers}, one per worker")
         if not np.all((np.asarray(tradeoff) > 0) & np.isfinite(tradeoff)):
             raise ValueError(f"tradeoff={tradeoff!r} must be positive and finite")
+        if not 0 < offset < math.inf:
+            raise ValueError(f"offset={offset} must be positive and finite: what is added to data before the logarithm")
         if chi is not None and battery is not None:
             raise ValueError(f"chi={chi} and battery={battery} say the same: give one of them")
         if chi is None:
-            chi = 1.0 if battery is None else self.chi_for(radio, battery, tradeoff, weights)
+            chi = 1.0 if battery is None else self.chi_for(radio, battery, tradeoff, weights, offset)
         if not 0 < chi < math.inf:
             raise ValueError(f"chi={chi} must be positive and finite")
-        self.radio, self.tradeoff, self.chi = radio, tradeoff, chi
+        self.radio, self.tradeoff, self.chi, self.offset = radio, tradeoff, chi, offset
         self.weights = np.broadcast_to(given, shape)
         self.energy, self.sharing = radio.harvest_max > 0 if energy is None else energy, sharing
         self.theta = self._least_theta if theta is None else np.broadcast_to(np.asarray(theta, dtype=np.float64), shape)
@@ -83,12 +88,12 @@ class FairUplink:
 
     @property
     def virtual_bound(self) -> Floats:
-        """(..., N) Z never exceeds ω·V + A_max, for the auxiliary variable is 0 from ω·V on."""
-        return np.asarray(self.weights * self.tradeoff + self.radio.offer_max)
+        """(..., N) Z never exceeds ω·V/c + A_max, for the auxiliary variable is 0 from ω·V/c on."""
+        return np.asarray(self.weights * self.tradeoff / self.offset + self.radio.offer_max)
 
     @property
     def data_bound(self) -> Floats:
-        """(..., N) data units: Q never exceeds ω·V + 2·A_max, for nothing is admitted while Q > Z."""
+        """(..., N) data units: Q never exceeds ω·V/c + 2·A_max, for nothing is admitted while Q > Z."""
         return self.virtual_bound + self.radio.offer_max
 
     @property
@@ -116,12 +121,17 @@ class FairUplink:
 
     @property
     def _least_theta(self) -> Floats:
-        """θ = δ·(ω·V + 2·A_max)/χ + p_max·τ: who has less than p_max·τ finds no power worth it."""
+        """θ = δ·(ω·V/c + 2·A_max)/χ + p_max·τ: who has less than p_max·τ finds no power worth it."""
         return self._slope * self.data_bound / self.chi + self.radio.power_max * self.radio.slot
 
     @classmethod
     def chi_for(
-        cls, radio: Radio, battery: float, tradeoff: float | Floats = 20.0, weights: npt.ArrayLike = 1.0
+        cls,
+        radio: Radio,
+        battery: float,
+        tradeoff: float | Floats = 20.0,
+        weights: npt.ArrayLike = 1.0,
+        offset: float = 1.0,
     ) -> float:
         """The χ for which batteries of so many J are exactly enough for the largest weight (section 6.4).
 
@@ -132,7 +142,7 @@ class FairUplink:
         if not 0 < spare < math.inf:
             least = radio.power_max * radio.slot + radio.harvest_max
             raise ValueError(f"battery={battery} J must be above power_max·slot + harvest_max = {least:g} J")
-        probe = cls(radio, tradeoff, weights)
+        probe = cls(radio, tradeoff, weights, offset=offset)
         return float(np.max(probe._slope * probe.data_bound) / spare)
 
     # One slot
@@ -155,9 +165,9 @@ class FairUplink:
         return Flow(admitted, served, power, share)
 
     def auxiliary(self, virtual: Floats) -> Floats:
-        """(..., N) γ = clip(ω·V/Z − 1, 0, A_max): what maximises V·ω·ln(1 + γ) − Z·γ; A_max where Z = 0."""
+        """(..., N) γ = clip(ω·V/Z − c, 0, A_max): what maximises V·ω·ln(c + γ) − Z·γ; A_max where Z = 0."""
         with np.errstate(divide="ignore", over="ignore"):
-            return np.clip(self.weights * self.tradeoff / virtual - 1, 0.0, self.radio.offer_max)
+            return np.clip(self.weights * self.tradeoff / virtual - self.offset, 0.0, self.radio.offer_max)
 
     def power(self, data: Floats, energy: Floats, gains: Floats) -> Floats:
         """(..., N) W, what maximises Q·τ·Bw·log2(1 + p·g) − χ·(θ − E)·p·τ; never more than the battery has."""

@@ -9,6 +9,7 @@ fastest_blocks  a block of coordinates per worker, wait for k, leave the others'
 coded           rows of an encoding matrix, wait until decodable, or until a deadline and take the least squares
 hierarchical    a row of an outer code per edge node, which decodes it from its workers' rows of an inner code
 block_coord.    blocks of rows of encoding matrices that tolerate more along the way, wait until each is decodable
+heterogeneous   rows of a code whose loads follow the speeds that workers show
 clustered       rows of a code in each cluster of workers; clusters are formed anew, with the slow ones spread
 coupon          random partitions, each sent by itself; wait until each has come from somebody
 partial         one chunk after the other, held; then one message each of what was finished, with coefficients for it
@@ -44,6 +45,7 @@ from gradcode.schemes.elastic import Elastic, elastic
 from gradcode.schemes.fastest import Fastest, fastest
 from gradcode.schemes.fastest_blocks import FastestBlocks, fastest_blocks
 from gradcode.schemes.grouping import Grouping, grouping
+from gradcode.schemes.heterogeneous import Heterogeneous, heterogeneous
 from gradcode.schemes.hierarchical import Greedy, Hierarchical, greedy, hierarchical
 from gradcode.schemes.lazy import glag, lag, lagc
 from gradcode.schemes.one_bit import one_bit
@@ -66,6 +68,7 @@ __all__ = [
     "FastestBlocks",
     "Greedy",
     "Grouping",
+    "Heterogeneous",
     "Hierarchical",
     "Multiplexed",
     "PartialStragglers",
@@ -90,6 +93,7 @@ __all__ = [
     "glag",
     "greedy",
     "grouping",
+    "heterogeneous",
     "hierarchical",
     "lag",
     "lagc",
