@@ -70,6 +70,16 @@ def test_somebody_dead_is_not_waited_for() -> None:
     seconds[:, 2] = np.inf
     chosen = planning.choose(DelayTable.from_array(seconds), 4, 0.001, iterations=3)
     assert chosen.best.kind == "self_scheduling" and chosen.by_kind["uncoded"].seconds == np.inf
+    with pytest.raises(ValueError, match="storage=1: in some iteration nobody who holds a share"):
+        planning.choose(DelayTable.from_array(seconds), 4, 0.001, iterations=3, storage=1)
+
+
+@pytest.mark.parametrize("workers", [6, 7])
+def test_nobody_holds_more_than_is_allowed(workers: int) -> None:
+    for method in planning.choose(TAIL, workers, 0.01, iterations=2).methods:
+        scheme: Any = method.scheme()
+        held = scheme.shares if method.kind == "self_scheduling" else scheme.code.placement
+        assert max(map(len, held)) == method.replication <= 3
 
 
 @pytest.mark.parametrize(

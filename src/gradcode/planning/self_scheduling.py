@@ -12,17 +12,18 @@ notice: m is near the square root of a share's seconds over a notice's, and foun
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from gradcode import codes, schemes
+from gradcode import schemes
 from gradcode.codes import checks
 from gradcode.delays import Delays, DelayTable, as_table
 from gradcode.delays.bounds import nonnegative
 from gradcode.delays.law import Floats, Source
+from gradcode.planning import sequential
 from gradcode.protocol import Scheme
 from gradcode.schemes import fluid_bound
 
@@ -42,7 +43,7 @@ class Method:
     """A method with its parameters.
 
     Attributes:
-        kind: "uncoded", "coded" by a repetition code, or "self_scheduling".
+        kind: "uncoded", "coded" by the code that :mod:`gradcode.planning.sequential` takes, or "self_scheduling".
         workers: N.
         replication: shares that a worker holds: r, or s + 1 where it is "coded".
         micro: m, micro-partitions of a share; 1 for the others.
@@ -61,12 +62,13 @@ class Method:
         """The scheme, with more ``options`` of its constructor, or of the code's where it is "coded".
 
         Raises:
-            ValueError: as that.
+            ValueError: as that: the planner looks at times only, and rounding may not allow a code.
         """
         if self.kind == "uncoded":
             return schemes.uncoded(self.workers, **options)
         if self.kind == "coded":
-            return schemes.coded(codes.fractional_repetition(self.workers, self.replication - 1, **options))
+            code = sequential.Method("coded", self.workers, self.replication / self.workers, self.replication - 1)
+            return code.scheme(**options)
         return schemes.self_scheduling(self.workers, self.replication, self.micro, **{"ahead": self.ahead, **options})
 
 
@@ -117,7 +119,7 @@ def choose(
     iterations: int = 300,
     seed: int = 0,
 ) -> Choice:
-    """The quickest of uncoded training, repetition codes, and self-scheduling with r replicas and m micro-partitions.
+    """The quickest of uncoded training, exact codes, and self-scheduling with r replicas and m micro-partitions.
 
     All have the same draws. The best of many on them looks better than it is: :func:`replay` it on others.
 
@@ -147,13 +149,14 @@ def choose(
     checks.integer("largest", largest, 1)
     tried = [times.timed(Method("uncoded", times.workers))]
     tried += [times.timed(Method("coded", times.workers, load)) for load in range(2, most + 1)]
+    begin = min(float(largest), max(1.0, math.sqrt(times.share / latency))) if latency else float(largest)
+    ladder = sorted({min(largest, max(1, round(begin * _STEP**step))) for step in range(-_STEPS, _STEPS + 1)})
     for replication in range(2, most + 1):
-
-        def timed(micro: int, held: int = replication) -> Method:
-            return times.timed(Method("self_scheduling", times.workers, held, micro, ahead))
-
-        tried += _search(timed, times.share, latency, largest)
-    return Choice(tuple(sorted(tried, key=lambda method: method.seconds)), float(times.fluid.mean()))
+        tried += _search(times, Method("self_scheduling", times.workers, replication, ahead=ahead), ladder, begin)
+    tried.sort(key=lambda method: method.seconds)
+    if np.isinf(tried[0].seconds):
+        raise ValueError(f"storage={storage}: in some iteration nobody who holds a share ever ends; allow more")
+    return Choice(tuple(tried), float(times.fluid.mean()))
 
 
 def replay(
@@ -173,17 +176,15 @@ def replay(
     return _Times(delays, method.workers, latency, message, iterations, seed).of(method)
 
 
-def _search(timed: Callable[[int], Method], share: float, latency: float, largest: int) -> list[Method]:
-    """Methods with m around √(share / latency), and on to either side while that is where the quickest lies."""
-    begin = min(float(largest), max(1.0, math.sqrt(share / latency))) if latency else float(largest)
-    ladder = sorted({min(largest, max(1, round(begin * _STEP**step))) for step in range(-_STEPS, _STEPS + 1)})
+def _search(times: _Times, method: Method, ladder: Sequence[int], begin: float) -> list[Method]:
+    """``method`` with m of the ladder around ``begin``, and on to a side as long as the quickest lies there."""
     place = min(range(len(ladder)), key=lambda index: abs(ladder[index] - begin))
     low, high = place - _SPAN, place + _SPAN
     tried: dict[int, Method] = {}
     while True:
         for micro in ladder[max(0, low) : high + 1]:
             if micro not in tried:
-                tried[micro] = timed(micro)
+                tried[micro] = times.timed(replace(method, micro=micro))
         best = ladder.index(min(tried, key=lambda micro: tried[micro].seconds))
         if best == low > 0:
             low -= _SPAN
@@ -216,7 +217,7 @@ class _Times:
 
     def of(self, method: Method) -> Floats:
         """(iterations,) seconds."""
-        scheme = method.scheme()
+        scheme = method.scheme(dtype="float64") if method.kind == "coded" else method.scheme()
         if isinstance(scheme, schemes.SelfScheduling):
             return scheme.granted(self._seconds / method.micro, self._latency, self._start)[0] + self._message
         return scheme.duration(self._seconds[:, :, None], self._start + self._message)
