@@ -47,10 +47,12 @@ class Killing:
         return self._scheme.expire()
 
 
-def train(kind: str, scheme: TwoStage, seconds: np.ndarray, kill: int | None = None) -> list[tuple[Any, tuple, float]]:
+def train(
+    kind: str, scheme: TwoStage, seconds: np.ndarray, kill: int | None = None, partitions: int = PARTITIONS
+) -> list[tuple[Any, tuple, float]]:
     """(report, late workers, error) of each iteration; in iteration ``kill`` worker 0 is killed, and then 4."""
     model, reference, dataset = cnn(torch.float64), cnn(torch.float64), images(dtype=torch.float64)
-    sampling = Sampling(len(dataset), PARTITIONS, BATCH, SEED)
+    sampling = Sampling(len(dataset), partitions, BATCH, SEED)
     reports: list[gradcode.Report] = []
     watched, cluster = Killing(scheme), CLUSTERS[kind](WORKERS, delays=DelayTable.from_array(seconds))
     found = []
@@ -85,12 +87,45 @@ def test_gradients_are_exact_whoever_is_late(kind: str) -> None:
         assert [report.time for report, *_ in found] == pytest.approx([0.1, 0.5, 0.6, 0.8, 0.5])
 
 
+@pytest.mark.parametrize("pool", ["fresh", "all"])
+def test_gradients_are_exact_whoever_has_reported_some(kind: str, pool: Any) -> None:
+    """3 partitions take 0.15 s, or 0.75 s where a worker is slow, which has reported one when stage 1 ends."""
+    options: dict[str, Any] = {"rule": "fixed", "wait": 0.4, "weight": None, "granularity": "partition", "notice": 1.0}
+    scheme = schemes.two_stage(WORKERS, 2, 12, active=4, pool=pool, **options)
+    seconds = np.full((len(SLOW), WORKERS, 2), 0.05)
+    for row, slow in zip(seconds, SLOW, strict=True):
+        row[list(slow)] = 0.25
+    found = train(kind, scheme, seconds, partitions=12)
+    for (report, late, _), slow in zip(found, SLOW, strict=True):
+        late_ones = {worker for worker in slow if worker < 4}
+        assert set(late) >= late_ones
+        if kind == "simulated":
+            assert report.time == report.order_statistic
+            # Nobody computes a partition again but those that nobody has begun, of each late worker one.
+            assert set(late) == late_ones and report.computations <= 12 + 2 * len(late)
+            assert report.uploads <= 4 + len(late) + 2 * len(late)
+
+
+def test_gradients_are_exact_with_every_part_on_two_workers(kind: str) -> None:
+    """4 partitions take 0.12 s, or 1.2 s where a worker is slow; 0 and 1 have the same ones, and 2 and 3."""
+    scheme = schemes.two_stage(WORKERS, 2, PARTITIONS, rule="fixed", wait=0.4, weight=None, replication=2)
+    seconds = np.full((len(SLOW), WORKERS, 2), 0.03)
+    for row, slow in zip(seconds, SLOW, strict=True):
+        row[list(slow)] = 0.3
+    found = train(kind, scheme, seconds)
+    assert set(found[3][1]) == {0, 1, 2, 3}  # nobody else has begun
+    if kind == "simulated":
+        assert [late for _, late, _ in found] == [(), (), (), (0, 1, 2, 3), ()]
+        assert all(report.time == report.order_statistic for report, *_ in found)
+
+
+@pytest.mark.parametrize("granularity", ["worker", "partition"])
 @pytest.mark.parametrize("where", ["local", "ray"])
-def test_killed_in_stage_one_and_in_stage_two(where: str, request: pytest.FixtureRequest) -> None:
+def test_killed_in_stage_one_and_in_stage_two(where: str, granularity: Any, request: pytest.FixtureRequest) -> None:
     """Worker 0 is late when it is killed; 4, which has half of stage 2, is killed 0.1 s after that has begun."""
     if where == "ray":
         request.getfixturevalue("kept_actors")
-    scheme = schemes.two_stage(WORKERS, 2, PARTITIONS, rule="fixed", wait=0.6)
+    scheme = schemes.two_stage(WORKERS, 2, PARTITIONS, rule="fixed", wait=0.6, weight=None, granularity=granularity)
     seconds = np.full((4, WORKERS, 2), 0.02)
     seconds[1, 0], seconds[1, 4:, 1] = 2.0, 0.3
     found = train(where, scheme, seconds, kill=1)

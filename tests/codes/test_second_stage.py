@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradcode.codes.second_stage import CONDITION, second_stage, shares
+from gradcode.codes.second_stage import CONDITION, KINDS, second_stage, shares
 
 MIXING = [[2, -1, 0], [1, 0, 1]]
 
@@ -43,7 +43,7 @@ def test_what_the_fastest_cannot_have_goes_to_others() -> None:
 sizes = st.tuples(st.integers(2, 6), st.integers(1, 7), st.integers(0, 3), st.integers(0, 99))
 
 
-@given(sizes, st.sampled_from(["random", "repetition"]), st.data())
+@given(sizes, st.sampled_from(KINDS), st.data())
 def test_it_decodes_whoever_is_lost(size: tuple[int, int, int, int], kind: str, data: st.DataObject) -> None:
     """For every set of at most s₂ lost workers: aᵀB₂ = 1 with a = 0 on them; s₂ + 1 copies of each partition."""
     workers, missing, tolerance, seed = size
@@ -68,6 +68,18 @@ def test_shares_are_the_largest_remainders(speeds: list[float], most: int, total
     quotas = total * np.array(speeds) / sum(speeds)
     if (quotas + 1 <= most).all():
         assert (np.abs(found - quotas) < 1).all()
+
+
+@pytest.mark.parametrize(("workers", "tolerance"), [(7, 1), (9, 2), (12, 3)])
+def test_waves_amplify_rounding_less(workers: int, tolerance: int) -> None:
+    """The worst Σ|a·b| over all sets of lost workers, a half of it at most, on average over several codes."""
+    worst: dict[str, list[float]] = {"random": [], "harmonic": []}
+    for kind, found in worst.items():
+        for missing, seed in product((5, 6, 11, 12), range(3)):
+            code = second_stage(np.ones(workers), missing, tolerance, kind=kind, seed=seed)  # type: ignore[arg-type]
+            weights = np.abs([code.decoding(lost) for lost in combinations(range(workers), tolerance)])
+            found.append(float((weights @ np.abs(code.encoding)).max()))
+    assert np.mean(worst["harmonic"]) < np.mean(worst["random"]) / 2
 
 
 def test_groups_of_equal_sums() -> None:

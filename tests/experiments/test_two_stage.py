@@ -12,7 +12,7 @@ import pytest
 import gradcode
 from gradcode import codes, schemes
 from gradcode.experiments import Comparisons, Request, by_name
-from gradcode.experiments.two_stage.setting import VARIANTS, Law, N, cyclic, fixed, run, uncoded, wait_for
+from gradcode.experiments.two_stage.setting import PARTITIONED, VARIANTS, Law, N, cyclic, fixed, run, uncoded, wait_for
 from gradcode.experiments.two_stage.times import EXPECTED
 from gradcode.training import LeastSquares
 
@@ -37,10 +37,10 @@ def test_every_number_agrees(quick: Done) -> None:
 
 def test_tables_and_figures_are_there(quick: Done) -> None:
     found, folder = quick
-    for table in ("comparison", "times", "utilisation", "sweeps"):
+    for table in ("comparison", "times", "utilisation", "sweeps", "partitions"):
         with (folder / f"{table}.csv").open(newline="", encoding="utf-8") as file:
             rows = list(csv.reader(file))
-        assert len(rows) > 10 and len({len(row) for row in rows}) == 1
+        assert len(rows) > (8 if table == "partitions" else 10) and len({len(row) for row in rows}) == 1
         assert table != "comparison" or len(rows) == 1 + len(found)
     assert (folder / "sweeps.png").read_bytes().startswith(b"\x89PNG")
     assert ElementTree.parse(folder / "sweeps.svg").getroot().tag.endswith("svg")
@@ -49,17 +49,17 @@ def test_tables_and_figures_are_there(quick: Done) -> None:
 def test_utilisation_lies_between_zero_and_one(quick: Done) -> None:
     with (quick[1] / "utilisation.csv").open(newline="", encoding="utf-8") as file:
         rows = {row[0]: [float(value) for value in row[1:]] for row in list(csv.reader(file))[1:]}
-    assert set(rows) == {*EXPECTED, "ignore 2 slowest"}
+    assert set(rows) == {*EXPECTED, *PARTITIONED, "ignore 2 slowest"}
     assert all(0 < share <= 1 for own in rows.values() for share in own[1:])
     assert rows["uncoded"][0] == 1 and rows["uncoded"][1] == 1 and rows["CRS s=2"][0] == 3
     # Redundancy only where somebody is late leaves more of what is computed useful.
     assert rows["M1=8, all, any_s"][1] > rows["CRS s=1"][1]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [*VARIANTS, *PARTITIONED])
 def test_the_draws_are_those_of_a_simulated_cluster(name: str) -> None:
     """Both stages of it: every iteration takes as long there, and computes what was begun."""
-    scheme, law, iterations = fixed(**VARIANTS[name]), Law(), 30
+    scheme, law, iterations = fixed(**(VARIANTS | PARTITIONED)[name]), Law(), 30
     rng = np.random.default_rng(0)
     objective = LeastSquares(rng.standard_normal((80, 2)), rng.standard_normal(80), scheme.partitions)
     reports: list[gradcode.Report] = []

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 import gradcode
 from gradcode import schemes
+from gradcode.codes.second_stage import KINDS
 from gradcode.delays import Bernoulli, Delays, DelayTable, ShiftedExponential
-from gradcode.protocol import Combination, Iteration, Order, Reply
+from gradcode.protocol import Abandon, Combination, Iteration, Order, Reply
 from gradcode.schemes import TwoStage
 from gradcode.schemes.two_stage import Cover, Plan, Rules
 from gradcode.schemes.two_stage.plan import Waiting, assign
@@ -30,11 +31,14 @@ class Drive:
         target = Combination(dict.fromkeys(range(scheme.partitions), 1.0))
         there = tuple(range(scheme.workers)) if workers is None else workers
         sizes = np.ones(scheme.partitions, dtype=np.int64)
+        self.stopped: set[int] = set()  # slots
         self.first = self.keep(scheme.start(Iteration(0, 7, target, there, sizes, away=away)))
 
     def keep(self, actions: Any) -> dict[int, Order]:
-        assert all(isinstance(order, Order) and order.row == order.slot for order in actions)
-        return {order.worker: order for order in actions}
+        orders = [action for action in actions if isinstance(action, Order)]
+        self.stopped |= {slot for action in actions if isinstance(action, Abandon) for slot in action.slots}
+        assert all(order.row == order.slot for order in orders)
+        return {order.worker: order for order in orders}
 
     def answer(self, order: Order, time: float = 1.0) -> dict[int, Order]:
         self.rows[order.row] = sum(c * self.gradients[j] for j, c in order.combination.items())
@@ -76,10 +80,10 @@ def test_worked_example_with_its_timeline() -> None:
     assert found.busy[0] == pytest.approx(1.0 + 3.6 + 1.2 + 3.7 + 3.7 + 0.9 + 2.0 + 2.2 + 2.2)
 
 
-def plan_of(workers: int, active: int, partitions: int, wait: float = 1.0) -> Plan:
+def plan_of(workers: int, active: int, partitions: int, wait: float = 1.0, replication: int = 1) -> Plan:
     speeds = np.ones(workers)
-    parts, reserve = assign(speeds, range(partitions), active, range(workers))
-    return Plan(speeds, parts, reserve, wait, 0, tuple(range(partitions)))
+    shared, reserve = assign(speeds, range(partitions), active, range(workers), replication=replication)
+    return Plan(speeds, shared, reserve, wait, 0, tuple(range(partitions)))
 
 
 @pytest.mark.parametrize(
@@ -105,14 +109,16 @@ def test_tolerance_for_every_three_lost_rows(late: list[int], pool: Any, choices
 
 
 @settings(max_examples=40)
-@given(st.integers(3, 8), st.integers(1, 3), st.booleans(), st.booleans(), st.data())
+@given(st.integers(3, 8), st.integers(1, 3), st.booleans(), st.sampled_from(KINDS), st.integers(1, 3), st.data())
 def test_exact_whichever_workers_never_answer(
-    workers: int, stragglers: int, everybody: bool, repetition: bool, data: st.DataObject
+    workers: int, stragglers: int, everybody: bool, kind: str, replication: int, data: st.DataObject
 ) -> None:
     """Mode any_s: s workers are silent, all others answer, some of them late and in any order."""
     stragglers = min(stragglers, workers - 1)
-    pool, kind = "all" if everybody else "fresh", "repetition" if repetition else "random"
-    scheme = fixed(workers, stragglers, 2 * workers + 1, pool=pool, coefficients=kind)
+    pool = "all" if everybody else "fresh"
+    replication = min(replication, workers - stragglers)
+    options = {"pool": pool, "coefficients": kind, "replication": replication}
+    scheme = fixed(workers, stragglers, 2 * workers + 1, **options)
     silent = set(data.draw(st.permutations(range(workers)))[:stragglers])
     drive = Drive(scheme)
     come = [worker for worker in data.draw(st.permutations(sorted(drive.first))) if worker not in silent]
@@ -143,6 +149,38 @@ def test_stage_two_only_computes_what_is_missing() -> None:
     copies = [sum(j in order.combination for order in second.values()) for j in range(12)]
     assert copies == [3 if j in (6, 7, 8) else 0 for j in range(12)]
     assert not drive.answer(drive.first[2], 9.0) and scheme.done and drive.right  # the late one alone
+
+
+@pytest.mark.parametrize("stragglers", [2, 3, 4])
+def test_replicated_parts_need_less_tolerance_in_stage_two(stragglers: int) -> None:
+    """Two groups of two: whichever s workers never answer, late or of the pool, all that comes is enough with s − 2."""
+    plan, rules = plan_of(4 + stragglers, 4, 8, replication=2), Rules(stragglers, replication=2)
+    assert plan.shared == {(0, 1): (0, 1, 2, 3), (2, 3): (4, 5, 6, 7)} and rules.tolerance(2) == stragglers - 2
+    for late in ((0, 1), (2, 3), (0, 1, 2, 3)):
+        cover = Cover(plan, late, rules)
+        assert cover.columns == tuple(sorted({j for worker in late for j in plan.parts[worker]}))
+        everybody = (1 << len(cover.workers)) - 1
+        for lost in combinations(range(len(cover.workers)), stragglers):
+            assert cover.decodable(everybody & ~sum(1 << i for i in lost))
+        assert (cover.loads.sum() == len(cover.columns) * (stragglers - 1)) and not cover.reduced
+
+
+def test_the_first_of_a_group_is_enough() -> None:
+    """The others of it stop, and may help in stage 2; what no group has reported is missing."""
+    scheme = fixed(8, 2, 9, replication=2, pool="all")
+    drive = Drive(scheme)
+    assert [len(drive.first[worker].combination) for worker in range(6)] == [3] * 6
+    assert drive.first[2].combination == drive.first[3].combination and scheme.awaits == 3
+    assert drive.stopped == set()
+    drive.answer(drive.first[3])
+    drive.answer(drive.first[0])
+    assert drive.stopped == {1, 2}
+    second = drive.keep(scheme.expire())
+    assert scheme.late == (4, 5) and scheme.missing == (6, 7, 8) and set(second) <= {6, 7, 0, 1, 2, 3}
+    assert sum(len(order.combination) for order in second.values()) == 3  # s − 2 of them may be lost: one copy
+    for order in second.values():
+        drive.answer(order, 2.0)
+    assert scheme.done and drive.right
 
 
 def test_reports_may_begin_stage_two() -> None:
@@ -275,6 +313,8 @@ def test_a_search_finds_what_is_quickest() -> None:
         ({"active": 9}, "active=9 must be an integer, between 1 and 8"),
         ({"completions": 6}, "completions=6 must be an integer, between 0 and 5"),
         ({"stragglers": 8}, "one of workers=8 must answer"),
+        ({"replication": 7}, "replication=7 must be an integer, between 1 and 6"),
+        ({"replication": 2, "granularity": "partition"}, 'replication=2 must be 1 with granularity="partition"'),
         ({"deadline": 0.0}, "deadline=0.0 must be a positive number"),
         ({"weight": 2.0}, "weight=2.0"),
     ],

@@ -17,6 +17,7 @@ from gradcode.schemes import TwoStage, fluid_bound
 from gradcode.training import LeastSquares
 
 N, K, ITERATIONS = 6, 9, 25
+PARTITION: dict[str, Any] = {"rule": "fixed", "granularity": "partition", "notice": 1.0}
 CASES: dict[str, dict[str, Any]] = {
     "any_s": {"rule": "fixed", "wait": 3.0},
     "budget": {"rule": "fixed", "wait": 3.0, "mode": "budget"},
@@ -26,6 +27,15 @@ CASES: dict[str, dict[str, Any]] = {
     "nobody stands by": {"rule": "fixed", "wait": 2.0, "active": N},
     "nobody stands by, all": {"rule": "fixed", "wait": 2.0, "active": N, "pool": "all"},
     "learning": {"rule": "quantile", "weight": 0.3},
+    "replication": {"rule": "fixed", "wait": 3.0, "replication": 2},
+    "replication, all": {"rule": "fixed", "wait": 2.0, "replication": 2, "pool": "all", "active": N},
+    "replication, completions": {"rule": "fixed", "wait": 6.0, "replication": 2, "completions": 1},
+    "partition": PARTITION | {"wait": 2.0},
+    "partition, all": PARTITION | {"wait": 3.0, "pool": "all", "active": 5},
+    "partition, two begin": PARTITION | {"wait": 1.5, "active": 2, "mode": "budget"},
+    "partition, completions": PARTITION | {"wait": 4.0, "completions": 2, "active": 5},
+    "partition, nobody stands by": PARTITION | {"wait": 2.0, "active": N, "pool": "all", "mode": "fixed"},
+    "partition, learning": PARTITION | {"rule": "quantile", "weight": 0.3},
 }
 
 
@@ -69,6 +79,8 @@ def test_duration_is_the_simulation(name: str, deadline: float | None) -> None:
     scheme = schemes.two_stage(N, 2, K, deadline=deadline, **({"weight": None} | CASES[name]))
     for seed, (infinite, ties) in enumerate([(0.0, False), (0.3, False), (0.0, True), (0.3, True)]):
         compute, communicate = draws(seed, infinite, ties)
+        if scheme.granularity == "partition":
+            communicate *= 0.25  # which is what a notice takes, too
         times, _ = simulated(scheme, compute, communicate)
         if not scheme.learns:  # else each iteration begins in its own way, and its report knows which
             assert np.array_equal(scheme.duration(compute, communicate), times)
@@ -81,14 +93,30 @@ instants = st.lists(st.sampled_from([0.0, 0.5, 1.0, 1.5, 2.0, float("inf")]), mi
 
 
 @settings(max_examples=80)
-@given(instants, st.sampled_from(sorted(set(CASES) - {"learning"})), st.sampled_from([None, 2.0, 3.0, 4.0]))
+@given(
+    instants,
+    st.sampled_from(sorted(set(CASES) - {"learning", "partition, learning"})),
+    st.sampled_from([None, 2.0, 3.0, 4.0]),
+)
 def test_duration_with_ties_at_the_deadlines(seconds: list[float], name: str, deadline: float | None) -> None:
     scheme = schemes.two_stage(N, 2, K, deadline=deadline, weight=None, **CASES[name])
     compute, nothing = np.array(seconds).reshape(1, N, 2), np.zeros((1, N))
     assert np.array_equal(scheme.duration(compute, nothing), simulated(scheme, compute, nothing)[0])
 
 
-@pytest.mark.parametrize("name", ["any_s", "all", "completions"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "any_s",
+        "all",
+        "completions",
+        "replication",
+        "replication, all",
+        "partition",
+        "partition, all",
+        "partition, two begin",
+    ],
+)
 def test_the_course_is_what_reports_say(name: str) -> None:
     """Messages, finished partition computations, busy seconds: as the simulated cluster counts them."""
     scheme = schemes.two_stage(N, 2, K, weight=None, **CASES[name])

@@ -243,6 +243,7 @@ class OrderBook:
         needed: set[int] = set()
         if not (self.source.separable and order.block is not None):  # else a later block costs no more by itself
             needed = {j for other in later if other.serial == order.serial for j in other.combination}
+        alone = order.hold and list(order.combination.values()) == [1.0]  # is found held by later orders
         # What is held is a gradient as it is; what is sent may be packed or folded.
         whole = self.source.length if order.hold else self.layout.width(self.source.length)
         start, stop = (0, whole) if order.block is None or order.hold or self.layout.packed else order.block
@@ -256,7 +257,8 @@ class OrderBook:
         for index, (partition, coefficient) in enumerate(order.combination.items()):
             fresh = not self._knows(partition)
             block = self._needed(order, partition, later)
-            gradient, statistics[index] = self._gradient(number, partition, block, keep=partition in needed)
+            keep = partition in needed and not alone
+            gradient, statistics[index] = self._gradient(number, partition, block, keep)
             if fresh and not end_of_partition(order, self._cost(block)):
                 return None
             if order.remember is not None:
@@ -272,7 +274,7 @@ class OrderBook:
             del self._partitions[partition]
         if order.hold:
             self._held[order.slot] = (vector, statistics)
-            if list(order.combination.values()) == [1.0]:
+            if alone:
                 self._kept[next(iter(order.combination))] = order.slot
             return Answer(order, None, statistics)
         found = self._past.compare(order, whole_vector, counting)

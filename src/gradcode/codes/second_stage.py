@@ -21,15 +21,17 @@ from gradcode.codes.code import Indices
 from gradcode.codes.columns import Floats, decoding_space, solve_columns
 from gradcode.codes.stability import PATTERNS
 
-Kind = Literal["random", "repetition"]
-KINDS: tuple[Kind, ...] = ("random", "repetition")
+Kind = Literal["harmonic", "random", "repetition"]
+KINDS: tuple[Kind, ...] = ("harmonic", "random", "repetition")
 
 CONDITION = 1e6
 """Largest condition number of a system that gives coefficients."""
 LEAST = 1e-6
 """Smallest coefficient, and smallest |Σ v| of a unit vector v that decodes."""
-DRAWS = 8
+DRAWS = 16
 """Matrices C that are compared (OURS: the spec takes the first within these limits)."""
+SETS = 200
+"""Supports, and sets of lost workers, at most, over which they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +93,7 @@ def second_stage(
     missing: int,
     tolerance: int,
     *,
-    kind: Kind = "random",
+    kind: Kind = "harmonic",
     seed: int = 0,
     mixing: npt.ArrayLike | None = None,
 ) -> SecondStage:
@@ -102,9 +104,11 @@ def second_stage(
         missing: K_u ≥ 1.
         tolerance: s₂ < M₂.
         kind: "random": coefficients from a Gaussian C, loads by speed, cut from s₂ + 1 repetitions of the list of
-            missing partitions; "repetition": where s₂ + 1 divides M₂, groups of s₂ + 1 workers that all send the same
-            sum, speeds not looked at; else as "random".
-        seed: of C, which is the best conditioned of a few draws.
+            missing partitions; "harmonic": the same with a C whose rows are sines and cosines of evenly spaced angles,
+            turned at random, which amplifies rounding less, the more so the more workers there are (OURS);
+            "repetition": where s₂ + 1 divides M₂, groups of s₂ + 1 workers that all send the same sum, speeds not
+            looked at; else as "harmonic".
+        seed: of C, which is that of a few draws whose worst decoding amplifies rounding least.
         mixing: C itself, (s₂ + 1, M₂).
 
     Raises:
@@ -129,13 +133,14 @@ def second_stage(
         return SecondStage(solve_columns(given, held), given)
     if not tolerance:
         return SecondStage(held.astype(np.float64), np.ones((1, workers)))
-    for matrix in _mixings(size, workers, seed):
-        encoding = solve_columns(matrix, held)
-        if np.abs(encoding[held]).min() >= LEAST and _conditions(matrix, _holders(held, size)).max() <= CONDITION:
-            return SecondStage(encoding, matrix)
+    for own in ("random",) if kind == "random" else ("harmonic", "random"):
+        for matrix in _mixings(size, workers, seed, own == "harmonic"):
+            encoding = solve_columns(matrix, held)
+            if np.abs(encoding[held]).min() >= LEAST and _conditions(matrix, _holders(held, size)).max() <= CONDITION:
+                return SecondStage(encoding, matrix)
     raise ValueError(
-        f"seed={seed}: none of {DRAWS} matrices for {workers} workers and tolerance={tolerance} keeps its condition "
-        f'below {CONDITION:g}; take another seed, a smaller tolerance, or kind="repetition"'
+        f"seed={seed}: no matrix for {workers} workers and tolerance={tolerance} of {DRAWS} of each kind keeps its "
+        f'condition below {CONDITION:g}; take another seed, a smaller tolerance, or kind="repetition"'
     )
 
 
@@ -148,18 +153,45 @@ def _repetition(workers: int, missing: int, size: int) -> SecondStage:
 
 
 @lru_cache(maxsize=64)
-def _mixings(size: int, workers: int, seed: int) -> tuple[Floats, ...]:
-    """Gaussian matrices C (size, workers), the best conditioned first; each decodes whoever is lost."""
+def _mixings(size: int, workers: int, seed: int, harmonic: bool) -> tuple[Floats, ...]:
+    """Matrices C (size, workers), the best first; each decodes whoever is lost."""
     rng = np.random.default_rng([seed, size, workers])
     systems, losses = _subsets(workers, size, rng), _subsets(workers, size - 1, rng)
+    some, lost = (sets[rng.permutation(len(sets))[:SETS]] for sets in (systems, losses))
     found: list[tuple[float, Floats]] = []
     while len(found) < DRAWS:
         matrix = rng.standard_normal((size, workers))
-        null = np.linalg.svd(matrix.T[losses])[2][:, -1]
-        if np.abs(null.sum(axis=1)).min() >= LEAST:
+        if harmonic:
+            matrix = np.linalg.qr(rng.standard_normal((size, size)))[0] @ _waves(size, workers)
+        if np.abs(_null(matrix, losses).sum(axis=1)).min() >= LEAST:
             matrix.flags.writeable = False
-            found.append((float(_conditions(matrix, systems).max()), matrix))
+            found.append((_amplification(matrix, some, lost), matrix))
     return tuple(matrix for _, matrix in sorted(found, key=lambda own: own[0]))
+
+
+def _waves(size: int, workers: int) -> Floats:
+    """Sines and cosines of evenly spaced angles, (size, workers): any ``size`` columns are linearly independent."""
+    angles = np.arange(workers) * np.pi / workers
+    waves = [wave(order * angles) for order in range(1 + size % 2, size + 1, 2) for wave in (np.cos, np.sin)]
+    constant = [np.full(workers, np.sqrt(0.5))] if size % 2 else []
+    return np.array(constant + waves)
+
+
+def _null(mixing: Floats, losses: Indices) -> Floats:
+    """(sets, size) unit vectors v with vᵀC = 0 at these workers."""
+    return np.asarray(np.linalg.svd(mixing.T[losses])[2][:, -1])
+
+
+def _amplification(mixing: Floats, systems: Indices, losses: Indices) -> float:
+    """The largest Σ|a·b| of a partition: over these sets of workers that have it, and these of lost ones."""
+    columns = mixing.T[systems].transpose(0, 2, 1)
+    try:
+        coefficients = np.abs(np.linalg.solve(columns, np.ones((*columns.shape[:2], 1))))[:, :, 0]
+    except np.linalg.LinAlgError:
+        return np.inf
+    null = _null(mixing, losses)
+    weights = np.abs(null / null.sum(axis=1, keepdims=True) @ mixing)
+    return float(max((weights[:, own] @ b).max() for own, b in zip(systems, coefficients, strict=True)))
 
 
 def _subsets(workers: int, size: int, rng: np.random.Generator) -> Indices:

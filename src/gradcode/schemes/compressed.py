@@ -21,6 +21,7 @@ from gradcode.schemes.fastest_blocks import FastestBlocks
 from gradcode.schemes.lazy import Innovations
 from gradcode.schemes.rows import RowScheme
 from gradcode.schemes.self_scheduling import SelfScheduling
+from gradcode.schemes.two_stage import TwoStage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -254,7 +255,8 @@ def _check(scheme: Scheme, codec: Plain | ErrorFeedback | Differences) -> None:
             f"{scheme!r} cannot be compressed: it adds up changes, and what a codec loses of one would stay in all "
             f"later gradients; lag and glag, whose messages replace earlier ones, can"
         )
-    if isinstance(scheme, SelfScheduling) and codec.remembers:
+    by_partition = isinstance(scheme, TwoStage) and scheme.granularity == "partition"
+    if (isinstance(scheme, SelfScheduling) or by_partition) and codec.remembers:
         raise ValueError(
             f"{scheme!r} does not go with {codec!r}: what is in a worker's sum is never the same, and a sum may be "
             f"superseded; wrap a codec without memory in gradcode.compression.Plain"

@@ -19,7 +19,7 @@ from gradcode.experiments.two_stage.times import check_exact, times
     "(two_stage.md, 8.2)",
 )
 def two_stage(request: Request) -> Comparisons:
-    """Writes comparison, times, utilisation and sweeps as CSV and Markdown, the sweeps as PNG and SVG.
+    """Writes comparison, times, partitions, utilisation and sweeps as CSV and Markdown, the sweeps as PNG and SVG.
 
     Raises:
         GradcodeError: a file cannot be written.

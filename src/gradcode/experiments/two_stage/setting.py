@@ -34,6 +34,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """Two-stage coding as in 8.2: workers alike, nothing learned."""
 
+PARTITIONED: dict[str, dict[str, Any]] = {
+    f"{name}, by partition": VARIANTS[name] | {"granularity": "partition"}
+    for name in ("M1=8, fresh, any_s", "M1=8, all, any_s", "M1=5, fresh, any_s", "M1=5, all, any_s")
+}
+"""The same with each partition reported (3.3)."""
+
 
 @dataclass(frozen=True)
 class Law:

@@ -30,6 +30,8 @@ TITLES = {
     "active": "workers that begin, M1",
     "wait": "seconds that stage 1 has, T1",
     "mode": "mode",
+    "replication": "workers that begin with each partition",
+    "partitions": "slowdown of stragglers, each partition reported",
 }
 
 
@@ -56,6 +58,10 @@ def points() -> Iterator[Point]:
         yield Point("wait", wait, Law(), {"rule": "fixed", "wait": wait})
     for mode in ("any_s", "budget", "fixed"):
         yield Point("mode", mode, Law(), {"mode": mode})
+    for replication in (1, 2, 3):
+        yield Point("replication", replication, Law(), {"replication": replication})
+    for slowdown in (2.0, 3.0, 5.0, 10.0):
+        yield Point("partitions", slowdown, Law(slowdown=slowdown), {"granularity": "partition"})
 
 
 def sweeps(request: Request) -> None:

@@ -13,12 +13,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from gradcode.delays import ShiftedExponential
 from gradcode.experiments.comparison import Comparisons, write_table
 from gradcode.experiments.registry import Request
 from gradcode.experiments.two_stage.setting import (
+    PARTITIONED,
     RATE,
     SHARE,
     SHIFT,
+    SLOWDOWN,
     VARIANTS,
     K,
     Law,
@@ -32,6 +35,8 @@ from gradcode.experiments.two_stage.setting import (
 )
 from gradcode.protocol import Floats
 from gradcode.schemes.two_stage import Course
+from gradcode.schemes.two_stage.cover import Pool
+from gradcode.schemes.two_stage.plan import GRANULARITIES, Granularity
 
 EXPECTED: dict[str, tuple[float, float, float | None, float, float | None]] = {
     "uncoded": (30.96, 0.31, None, 40.0, None),
@@ -72,6 +77,30 @@ def work(active: int, mode: str) -> float:
     return float(K + mean)
 
 
+def missing(active: int, wait: float, pool: Pool, granularity: Granularity = "partition") -> float:
+    """Partitions missing on average, E[K_u], with even loads n = K/M₁ and messages that take no time (OURS).
+
+    All M₁ are alike: a late one with c reports by T₁, (c + 1)X > T₁ ≥ cX, leaves n − c − 1 of its part if c ≥ 1 and it
+    is worth waiting for, (c + 1)X ≤ T₁(1 + ℓ_u); else, and with granularity "worker", n. Here X is what it takes per
+    partition, and ℓ_u the length of stage 2 if u are late (:meth:`.Rules.length`), of which u − 1 are others.
+    """
+    scheme = fixed(active=active, wait=wait, pool=pool)
+    load, plan, law = K // active, scheme.plan(), ShiftedExponential(SHIFT, RATE)
+
+    def below(seconds: float) -> float:
+        return float((1 - SHARE) * law.cdf(seconds) + SHARE * law.cdf(seconds / SLOWDOWN))
+
+    late, found = 1 - below(wait / load), 0.0
+    for others in range(active):
+        limit = wait * (1 + scheme.rules.length(plan, others + 1))
+        own = load * late
+        for reports in range(1, load) if granularity == "partition" else ():
+            slowest, quickest = min(wait / reports, limit / (reports + 1)), wait / (reports + 1)
+            own -= (reports + 1) * max(0.0, below(slowest) - below(quickest))
+        found += active * own * float(stats.binom.pmf(others, active - 1, late))
+    return found
+
+
 def check_exact(found: Comparisons) -> None:
     """Our closed forms against those given, to their digits."""
     for name, expected, own, digits in (
@@ -97,7 +126,7 @@ def _healthy(wanted: int, load: int) -> float:
 def courses(compute: Floats) -> dict[str, Course]:
     """All schemes on the same draws."""
     found = {"uncoded": uncoded(compute)} | {f"CRS s={s}": cyclic(compute, s) for s in (1, 2, 3)}
-    return found | {name: run(fixed(**options), compute) for name, options in VARIANTS.items()}
+    return found | {name: run(fixed(**options), compute) for name, options in (VARIANTS | PARTITIONED).items()}
 
 
 def times(request: Request, found: Comparisons) -> None:
@@ -136,10 +165,11 @@ def times(request: Request, found: Comparisons) -> None:
         )
     header = ["scheme", "expected mean (s)", "found (s)", "expected 95 % (s)", "found (s)", "expected work"]
     write_table(request.output / "times", [*header, "found", "stage 1 (s)", "share with a stage 2"], lines)
-    for name in VARIANTS:
+    for name in VARIANTS | PARTITIONED:
         order = [measured[own].time.mean() for own in (name, "CRS s=2", "uncoded")]
         held = all(one < other for one, other in pairwise(order))
         found.add(f"{name} < CRS s=2 < uncoded", 1, int(held), 0.0, "", "none")
+    _partitions(request, found, measured)
     _utilisation(request, measured | {"ignore 2 slowest": wait_for(Law().draws(samples), N - S, K // N)})
     healthy = Law(share=0.0).draws(samples)
     for name, own, wanted in (
@@ -148,6 +178,24 @@ def times(request: Request, found: Comparisons) -> None:
     ):
         allowed = 4 * own.time.std() / np.sqrt(samples)
         found.add(f"{name} without stragglers: mean", wanted, own.time.mean(), allowed, "s", WHY_EXACT)
+
+
+def _partitions(request: Request, found: Comparisons, measured: dict[str, Course]) -> None:
+    """What it gains that each partition is reported; how many are missing, beside the closed form."""
+    lines = []
+    for name, options in PARTITIONED.items():
+        for granularity in GRANULARITIES:
+            kind = name if granularity == "partition" else name.removesuffix(", by partition")
+            own, root = measured[kind], np.sqrt(len(measured[kind].time))
+            exact = missing(options["active"], options["wait"], options["pool"], granularity)
+            allowed = 4 * own.missing.std() / root
+            found.add(f"{kind}: missing in closed form", exact, own.missing.mean(), allowed, "partitions", WHY_EXACT)
+            means = [
+                f"{values.mean():.2f} ({values.std() / root:.2f})" for values in (own.time, own.ordered, own.missing)
+            ]
+            lines.append([kind, *means, f"{exact:.3f}"])
+    header = ["scheme", "mean (s)", "work (partitions)", "missing (partitions)", "missing in closed form"]
+    write_table(request.output / "partitions", header, lines)
 
 
 def _both(values: npt.NDArray[Any], error: float | None = None) -> float:

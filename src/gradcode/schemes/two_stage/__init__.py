@@ -45,9 +45,12 @@ def two_stage(
     completions: int = 0,
     pool: Literal["fresh", "all"] = "fresh",
     mode: Literal["any_s", "budget", "fixed"] = "any_s",
-    coefficients: Literal["random", "repetition"] = "random",
+    coefficients: Literal["harmonic", "random", "repetition"] = "harmonic",
     weight: float | None = 0.3,
     seed: int = 0,
+    granularity: Literal["worker", "partition"] = "worker",
+    notice: float = 0.0,
+    replication: int = 1,
 ) -> TwoStage:
     """Two-stage gradient coding; see :class:`TwoStage`.
 
@@ -65,12 +68,17 @@ def two_stage(
             spec's default is "shift"; "quantile" is ours, for it needs no law.
         completions: c, reports that begin stage 2 before that; 0: none do.
         pool: who serves in stage 2: "fresh": those that stood by; "all": also those that have finished.
-        mode: how many of the pool may be lost: "any_s": s − 1, exact for any s stragglers; "budget": s less those that
+        mode: how many of the pool may be lost: "any_s": s − d₁, exact for any s stragglers; "budget": s less those that
             are late, the least work; "fixed": s.
-        coefficients: of stage 2: "random": loads by speed; "repetition": groups with equal sums where the
-            pool can be cut into them.
+        coefficients: of stage 2: "random": of a Gaussian matrix, loads by speed; "harmonic": of one that amplifies
+            rounding less (OURS); "repetition": groups with equal sums where the pool can be cut into
+            them. See :func:`gradcode.codes.second_stage.second_stage`.
         weight: of the newest speed in a worker's estimate; None: all are taken to be equally fast.
         seed: of the coefficients.
+        granularity: what of a late worker's part is missing: "worker": all; "partition": what it has not begun, for
+            workers report each partition, and what they have reported counts. See the class for what that asks of them.
+        notice: see the class.
+        replication: d₁, workers of stage 1 that have the same partitions, of which the first to report is enough.
         shift, rate, share, slowdown, quantile: see ``rule``.
 
     Raises:
@@ -82,16 +90,18 @@ def two_stage(
     checks.integer("workers", workers, 1)
     checks.integer("stragglers", stragglers, 0, workers - 1, f"one of workers={workers} must answer")
     total = 4 * workers if partitions is None else checks.integer("partitions", partitions, 1)
-    rules = Rules(stragglers, pool, mode, coefficients, checks.integer("seed", seed, 0))
+    rules = Rules(stragglers, pool, mode, coefficients, checks.integer("seed", seed, 0), replication)
     if rule == "search":
         if shift is None or rate is None or wait is not None:
             raise ValueError(
                 f'rule="search" needs shift={shift!r} and rate={rate!r}, those of the seconds per partition of a '
                 f"worker that does not straggle, and finds wait={wait!r} itself"
             )
-        active, found = search(workers, total, rules, ShiftedExponential(shift, rate), share, slowdown, active)
+        active, found = search(
+            workers, total, rules, ShiftedExponential(shift, rate), share, slowdown, active, granularity
+        )
         waiting = Waiting("fixed", found)
     else:
         waiting = Waiting(rule, wait, shift, rate, quantile)
     first = workers - stragglers if active is None else active
-    return TwoStage(workers, total, first, waiting, completions, rules, deadline, weight)
+    return TwoStage(workers, total, first, waiting, completions, rules, deadline, weight, granularity, notice)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -27,23 +27,34 @@ class Rules:
     Args:
         stragglers: s.
         pool: "fresh": those that stood by; "all": then those that have finished, too.
-        mode: "any_s": s − 1 of the pool may be lost, which with late results is exact for any s stragglers; "fixed":
+        mode: "any_s": s − d₁ of the pool may be lost, which with late results is exact for any s stragglers; "fixed":
             s of the pool; "budget": s less those that are late.
         coefficients: the kind of :func:`gradcode.codes.second_stage.second_stage`.
         seed: of them.
+        replication: d₁, workers of stage 1 that have the same partitions.
     """
 
     stragglers: int
     pool: Pool = "fresh"
     mode: Mode = "any_s"
-    coefficients: Kind = "random"
+    coefficients: Kind = "harmonic"
     seed: int = 0
+    replication: int = 1
 
     def tolerance(self, late: int) -> int:
-        """s₂, before it is cut to what the pool allows."""
+        """s₂, before it is cut to what the pool allows.
+
+        With "any_s" s − d₁: if a part is missing whose workers never answer, of which there are d₁, so many of the
+        others never do.
+        """
         if self.mode == "fixed":
             return self.stragglers
-        return max(0, self.stragglers - (1 if self.mode == "any_s" else late))
+        return max(0, self.stragglers - (self.replication if self.mode == "any_s" else late))
+
+    def length(self, plan: Plan, late: int) -> float:
+        """Of stage 2 as a multiple of stage 1's, if all parts of so many late workers are missing and all are alike."""
+        pool = len(plan.reserve) + (len(plan.parts) - late if self.pool == "all" else 0)
+        return late * (min(self.tolerance(late), pool - 1) + 1) / pool if pool else 0.0
 
 
 class Solution(NamedTuple):
@@ -65,27 +76,34 @@ class Cover:
 
     Args:
         plan: of the iteration.
-        late: the workers of stage 1 that have not reported when it ends.
+        late: the workers of stage 1 that have not reported when it ends, nor has any that has the same partitions.
         rules: of stage 2.
+        sums: of late workers, those of their partitions of which they send the sum in any case; none: of none.
 
-    Each of ``workers``, the pool and then the late ones, has one row of ``rows`` (workers, K_u) over the missing
-    partitions ``columns``. Sets of them are written as numbers: bit i says whether worker ``workers[i]`` is in it.
+    Each of ``workers``, the pool and then the late ones to which something is left beside their sums, has one row of
+    ``rows`` (workers, K_u) over the missing partitions ``columns``. Sets of them are written as numbers: bit i says
+    whether worker ``workers[i]`` is in it.
     """
 
-    def __init__(self, plan: Plan, late: Sequence[int], rules: Rules) -> None:
-        self.late = tuple(sorted(late))
-        self.columns = tuple(sorted(partition for worker in self.late for partition in plan.parts[worker]))
-        finished = tuple(worker for worker in sorted(plan.parts) if worker not in self.late)
-        self.pool = plan.reserve + (finished if rules.pool == "all" else ())
+    def __init__(
+        self, plan: Plan, late: Sequence[int], rules: Rules, sums: Mapping[int, Sequence[int]] | None = None
+    ) -> None:
+        self.late, self.sums = tuple(sorted(late)), {} if sums is None else sums
+        left = {w: tuple(j for j in plan.parts[w] if j not in self.sums.get(w, ())) for w in self.late}
+        self.left = {worker: own for worker, own in left.items() if own}
+        """Late worker -> its partitions that are missing."""
+        self.columns = tuple(sorted({partition for own in self.left.values() for partition in own}))
+        others = tuple(worker for worker in sorted(plan.parts) if worker not in self.late)
+        self.pool = plan.reserve + (others if rules.pool == "all" else ())
         wanted, most = rules.tolerance(len(self.late)), len(self.pool) - 1
         self.reduced = wanted > most
-        encoding = np.zeros((0, len(self.columns)))
-        if self.pool:
+        encoding = np.zeros((len(self.pool), len(self.columns)))
+        if self.pool and self.columns:
             speeds = plan.speeds[list(self.pool)]
             code = second_stage(speeds, len(self.columns), min(wanted, most), kind=rules.coefficients, seed=rules.seed)
             encoding = code.encoding
-        own = [np.isin(self.columns, plan.parts[worker]).astype(np.float64) for worker in self.late]
-        self.workers = self.pool + self.late
+        own = [np.isin(self.columns, part).astype(np.float64) for part in self.left.values()]
+        self.workers = self.pool + tuple(self.left)
         self.rows: Floats = np.vstack([encoding, *own])
         self.loads: npt.NDArray[np.int64] = (encoding != 0).sum(axis=1)
         """(pool,) partitions of each in stage 2."""
@@ -103,7 +121,7 @@ class Cover:
                 touched |= self._touched[i]
             # Least squares only where every partition is in some row.
             whole = touched == (1 << len(self.columns)) - 1
-            found = self._decodable[arrived] = whole and bool(self.solve(arrived).gap.max() < EXACT)
+            found = self._decodable[arrived] = whole and bool(self.solve(arrived).gap.max(initial=0) < EXACT)
         return found
 
     def solve(self, arrived: int) -> Solution:
@@ -111,7 +129,7 @@ class Cover:
         found = self._solutions.get(arrived)
         if found is None:
             members, weights = self._members(arrived), np.zeros(len(self.rows))
-            if members:
+            if members and self.columns:
                 rows = self.rows[members]
                 weights[members] = np.linalg.lstsq(rows.T, np.ones(len(self.columns)), rcond=None)[0]
                 # What is zero but for rounding is not read.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -13,6 +15,8 @@ from gradcode.protocol import Floats
 
 Rule = Literal["fixed", "shift", "quantile"]
 RULES: tuple[Rule, ...] = ("fixed", "shift", "quantile")
+Granularity = Literal["worker", "partition"]
+GRANULARITIES: tuple[Granularity, ...] = ("worker", "partition")
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,39 +25,58 @@ class Plan:
 
     Args:
         speeds: (N,) estimated partitions per second.
-        parts: worker of stage 1 -> its partitions; those without any are left out.
+        shared: group of workers of stage 1 -> their partitions, the same for all of it; those without any are left out.
         reserve: the workers that stand by, by index.
         wait: T₁, seconds; inf: all are waited for, or ``completions``.
-        completions: c, reports that begin stage 2; 0: they do not.
+        completions: c, groups whose report begins stage 2; 0: none does.
         partitions: all that are wanted, in order.
     """
 
     speeds: Floats
-    parts: dict[int, tuple[int, ...]]
+    shared: dict[tuple[int, ...], tuple[int, ...]]
     reserve: tuple[int, ...]
     wait: float
     completions: int
     partitions: tuple[int, ...]
 
+    @cached_property
+    def parts(self) -> dict[int, tuple[int, ...]]:
+        """Worker of stage 1 -> its partitions."""
+        return {worker: part for group, part in self.shared.items() for worker in group}
+
+    @cached_property
+    def group_of(self) -> dict[int, tuple[int, ...]]:
+        """Worker of stage 1 -> its group."""
+        return {worker: group for group in self.shared for worker in group}
+
 
 def assign(
-    speeds: Floats, partitions: Sequence[int], active: int, workers: Collection[int], away: Collection[int] = ()
-) -> tuple[dict[int, tuple[int, ...]], tuple[int, ...]]:
-    """The partitions of each worker of stage 1, and the workers that stand by.
+    speeds: Floats,
+    partitions: Sequence[int],
+    active: int,
+    workers: Collection[int],
+    away: Collection[int] = (),
+    replication: int = 1,
+) -> tuple[dict[tuple[int, ...], tuple[int, ...]], tuple[int, ...]]:
+    """The partitions of each group of workers of stage 1, and the workers that stand by.
 
-    The ``active`` fastest begin, of equals those of smaller index, who is ``away`` last. They share the partitions in
-    proportion to their speeds, in contiguous blocks.
+    The ``active`` fastest begin, of equals those of smaller index, who is ``away`` last. By index they are cut into
+    groups of ``replication`` or a few more, which share the partitions in proportion to the speed of the fastest in
+    each, in contiguous blocks.
     """
     ranked = sorted(workers, key=lambda worker: (worker in away, -speeds[worker], worker))
     chosen, reserve = sorted(ranked[:active]), tuple(sorted(ranked[active:]))
-    loads = shares(speeds[chosen], len(partitions), len(partitions))
+    count = max(1, len(chosen) // replication)
+    cuts = [len(chosen) * i // count for i in range(count + 1)]
+    groups = [tuple(chosen[begin:end]) for begin, end in pairwise(cuts)]
+    loads = shares([max(speeds[worker] for worker in own) for own in groups], len(partitions), len(partitions))
     ends = np.cumsum(loads).tolist()
-    parts = {
-        worker: tuple(partitions[end - load : end])
-        for worker, load, end in zip(chosen, loads.tolist(), ends, strict=True)
+    shared = {
+        group: tuple(partitions[end - load : end])
+        for group, load, end in zip(groups, loads.tolist(), ends, strict=True)
         if load
     }
-    return parts, reserve
+    return shared, reserve
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from gradcode.delays import Bernoulli, Delays, ShiftedExponential
 from gradcode.schemes.two_stage.cover import Rules
-from gradcode.schemes.two_stage.plan import Waiting
+from gradcode.schemes.two_stage.plan import Granularity, Waiting
 from gradcode.schemes.two_stage.stages import TwoStage
 
 ALLOWANCES = (1.0, 2.0, 3.0, 5.0, 10.0)
@@ -23,6 +23,7 @@ def search(
     share: float,
     slowdown: float,
     active: int | None = None,
+    granularity: Granularity = "worker",
     samples: int = 200,
     seed: int = 0,
 ) -> tuple[int, float]:
@@ -35,6 +36,7 @@ def search(
         law: seconds per partition of a worker that does not straggle.
         share, slowdown: of those that do, in each iteration others.
         active: M₁ itself; None: it is searched, too.
+        granularity: of the scheme.
         samples: simulated iterations.
         seed: of their draws.
     """
@@ -45,6 +47,7 @@ def search(
     means: dict[tuple[int, float], float] = {}
     for first, allowance in product(chosen, ALLOWANCES):
         wait = -(-partitions // first) * (law.shift + allowance / law.rate)
-        scheme = TwoStage(workers, partitions, first, Waiting("fixed", wait), rules=rules, weight=None)
+        waiting = Waiting("fixed", wait)
+        scheme = TwoStage(workers, partitions, first, waiting, rules=rules, weight=None, granularity=granularity)
         means[first, wait] = float(scheme.duration(compute, nothing).mean())
     return min(means, key=means.__getitem__)
