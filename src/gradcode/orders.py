@@ -170,7 +170,7 @@ class Order:
         serial: of the iteration's ``start``.
         slot: number of this order in the iteration.
         row: where the answer lands.
-        combination: the partitions to add up; empty: zeros.
+        combination: the partitions to add up; empty: zeros or, held, a notice alone.
         block: the coordinates wanted; None: all.
         codec: None: the coordinates themselves.
         hold: keep the result in a buffer of its own and answer with a notice. Until it is granted or refused, a later

@@ -78,8 +78,9 @@ class Watched(Trial):
         assert self.reports[-1].exact
 
 
-def test_gradients_are_exact_whoever_straggles(kind: str) -> None:
-    scheme = schemes.self_scheduling(WORKERS, 2, 3)
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_gradients_are_exact_whoever_straggles(kind: str, ahead: int) -> None:
+    scheme = schemes.self_scheduling(WORKERS, 2, 3, ahead=ahead)
     with Watched(kind, scheme, delays=paces(4)) as trial:
         for _ in range(4):
             trial.check()
@@ -90,6 +91,17 @@ def test_gradients_are_exact_whoever_straggles(kind: str) -> None:
             assert report.computations <= len(trial.scheme.notices) + WORKERS
             if kind == "simulated":
                 assert report.time == report.order_statistic
+
+
+def test_who_is_not_there_is_not_waited_for(kind: str) -> None:
+    """With nothing ahead worker 0, a minute late, has taken nothing and says nothing; in the next iteration it may."""
+    start = np.zeros((2, WORKERS))
+    start[0, 0] = 60.0
+    late = DelayTable.from_array(np.full((2, WORKERS), 0.02), start=start)
+    with Watched(kind, schemes.self_scheduling(WORKERS, 2, 2, ahead=0), delays=late) as trial:
+        trial.check()
+        assert 0 in trial.reports[-1].stragglers
+        trial.check()
 
 
 @pytest.fixture(params=["local", "ray"])

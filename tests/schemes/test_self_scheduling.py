@@ -52,6 +52,16 @@ class Trial:
                 self.used.add(action.slot)
                 self.open[action.slot] = action
 
+    def taken(self, worker: int) -> list[int]:
+        """The micro-partitions that the worker has in hand."""
+        held = [order for order in self.open.values() if order.worker == worker and order.hold]
+        return [piece for order in held for piece in order.combination]
+
+    def arrive(self) -> None:
+        """With nothing ahead everybody says first that it is there."""
+        for worker in range(self.scheme.workers):
+            self.answer(worker)
+
     def answer(self, worker: int) -> None:
         """The worker ends the first of its orders."""
         slot = min(slot for slot, order in self.open.items() if order.worker == worker)
@@ -117,6 +127,7 @@ def test_a_lost_workers_grants_are_computed_again_and_an_asked_sum_is_superseded
     """Worker 0 dies when sums are asked for: worker 1 does its micro-partition too, and sends a new sum."""
     scheme = self_scheduling(2, 2, 1, ahead=0)
     trial = Trial(scheme)
+    trial.arrive()
     trial.answer(0)
     trial.answer(1)
     first = next(order for order in trial.open.values() if order.worker == 1)
@@ -135,6 +146,7 @@ def test_a_lost_workers_grants_are_computed_again_and_an_asked_sum_is_superseded
 def test_deadline_rescales_what_is_granted() -> None:
     scheme = self_scheduling(3, 1, 2, deadline=1.0, ahead=0)
     trial = Trial(scheme)
+    trial.arrive()
     trial.answer(0)
     trial.answer(2)
     trial.book(scheme.expire())
@@ -164,6 +176,28 @@ def test_duration_is_the_simulation(ahead: int, deadline: float | None) -> None:
     if deadline is None:
         assert (times >= fluid_bound(seconds, 12) * (1 - 1e-12)).all()
     assert all(report.exact for report in reports) or deadline is not None
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize("late", [False, True])
+def test_notices_and_late_workers_are_those_of_the_simulation(ahead: int, late: bool) -> None:
+    """All messages take as long as a notice; with nothing ahead the first one says that a worker is there."""
+    rng, shape = np.random.default_rng(6), (10, 4)
+    seconds, message = rng.exponential(0.1, shape) + 0.1, np.broadcast_to(rng.exponential(0.02, (10, 1)), shape)
+    start = np.where(rng.random(shape) < 0.4, rng.exponential(0.5, shape), 0.0) * late
+    scheme = self_scheduling(4, 2, 3, ahead=ahead, notice=1.0)
+    reports: list[gradcode.Report] = []
+    cluster = gradcode.SimulatedCluster(4, delays=DelayTable.from_array(seconds, message, start=start))
+    with gradcode.Session(
+        cnn(), nn.CrossEntropyLoss(), images(), 12, scheme, cluster, 0, listeners=[reports.append]
+    ) as session:
+        for step, _ in zip(session.epoch(), seconds, strict=False):
+            step.backward()
+    stop, owners = scheme.granted(seconds, message, start if ahead else start + message)
+    np.testing.assert_allclose([report.time for report in reports], stop + message[:, 0], rtol=1e-12)
+    assert [report.uploads for report in reports] == owners.sum(axis=1).tolist()
+    if not late:
+        np.testing.assert_array_equal(scheme.duration(seconds[:, :, None], message), stop + message[:, 0])
 
 
 def draws(model: str, workers: int, samples: int) -> tuple[np.ndarray, np.ndarray]:
@@ -200,6 +234,24 @@ def test_everybody_holding_everything_is_nearly_fluid(model: str) -> None:
     pace, start = draws(model, 6, 200)
     stop, _ = self_scheduling(6, 6, 20, ahead=0).granted(pace / 20, 0.0, start)
     assert 1.005 <= stop.mean() / fluid_bound(pace, 6, start).mean() <= 1.065
+
+
+def test_who_is_late_takes_nothing_until_it_is_there() -> None:
+    """Worker 1 comes when three of four are done, and copies the last one, which worker 0 is at."""
+    scheme = self_scheduling(2, 2, 2, ahead=0)
+    trial = Trial(scheme)
+    for _ in range(4):  # it is there, and has done three
+        trial.answer(0)
+    assert sorted(scheme._schedule.owner) == [0, 1, 3] and trial.taken(0) == [2] and trial.taken(1) == []
+    trial.answer(1)
+    assert trial.taken(1) == [2]
+    trial.answer(1)
+    trial.answer(0)
+    trial.answer(1)
+    assert scheme.done
+    np.testing.assert_allclose(trial.sum(), trial.gradients.sum(0))
+    stop, owners = scheme.granted(np.array([[1.0, 0.5]]), 0.0, np.array([[0.0, 3.25]]))
+    assert stop.tolist() == [3.75] and owners.all()
 
 
 @pytest.mark.parametrize("placement", ["cyclic", "random"])

@@ -208,6 +208,8 @@ class OrderBook:
         self._past.begin(order)
         self._settle(order)
         if not order.combination:
+            if order.hold:
+                return Answer(order, None, np.empty((0, self.source.statistics)))
             vector = self._like(self.source.length).zero_()
             return self._answer(order, number, vector, np.empty((0, self.source.statistics)))
         if order.at is not None:

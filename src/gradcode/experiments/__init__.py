@@ -13,6 +13,7 @@ import gradcode.experiments.hierarchical
 import gradcode.experiments.lagc
 import gradcode.experiments.one_bit
 import gradcode.experiments.partial
+import gradcode.experiments.self_scheduling
 import gradcode.experiments.two_stage
 import gradcode.experiments.uplink  # noqa: F401 -- they register themselves
 from gradcode.experiments.comparison import Comparison, Comparisons, write_table

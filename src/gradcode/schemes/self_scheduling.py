@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Actions = list[Order | Abandon]
 
-_MESSAGE = -1  # in place of a micro-partition
+_CALL, _MESSAGE = -2, -1  # in place of a micro-partition
 
 
 class SelfScheduling:
@@ -51,8 +51,9 @@ class SelfScheduling:
         micro: m ≥ 1, micro-partitions of a share. There are K = N·m partitions.
         deadline: seconds, or None.
         ahead: orders that a worker has in hand beside the one it is at: 1 hides the way of notice and answer on a real
-            cluster; 0 is the rule of self_scheduling.md, by which each decision is taken as late as can be. 0 is
-            quicker where that way takes less than about a tenth of a micro-partition.
+            cluster; 0 is the rule of self_scheduling.md, by which each decision is taken as late as can be, the first
+            when a worker has said that it is there. 0 is quicker where that way takes less than about a tenth of a
+            micro-partition.
         repeats: losses in one iteration after which what was lost is ordered again.
         notice: how long saying that a micro-partition is done takes, as a share of a message's time; for
             :meth:`duration` alone.
@@ -95,12 +96,16 @@ class SelfScheduling:
         self.ahead = checks.integer("ahead", ahead, 0)
         self._repeats = checks.integer("repeats", repeats, 0)
         self._notice = notice
-        # Between two losses a worker is given each micro-partition that it holds once at most, and asked once. Each has
-        # a slot of its own, so that orders stay the same and need not be sent to a worker in full again.
+        # Between two losses a worker is called, given each micro-partition that it holds, and asked, each once at most.
+        # So all that has slots of its own, and orders are the same from iteration to iteration.
         places = [
             (worker, piece)
             for worker, own in enumerate(self.shares)
-            for piece in (*(share * self.micro + place for share in own for place in range(self.micro)), _MESSAGE)
+            for piece in (
+                *(share * self.micro + place for share in own for place in range(self.micro)),
+                _CALL,
+                _MESSAGE,
+            )
         ]
         self._places = {place: slot for slot, place in enumerate(places)}
         self.layout = Layout(rows=self.workers, slots=(1 + self._repeats) * len(places))
@@ -137,7 +142,7 @@ class SelfScheduling:
         if iteration.target != self._target:
             self._target = iteration.target
             self._single = [Combination({piece: 1.0}).of(self._target) for piece in range(self.partitions)]
-        return self._give(iteration.workers)
+        return self._give(iteration.workers) if self.ahead else self._call(iteration.workers)
 
     def receive(self, reply: Reply) -> Sequence[Order | Abandon]:
         worker, slot = reply.order.worker, reply.order.slot
@@ -146,6 +151,8 @@ class SelfScheduling:
             self.done = self._stopped and not self._waiting
             return ()
         _, piece = self._open.pop(slot)
+        if piece == _CALL:
+            return self._give([worker])
         (self._granted if self._schedule.finish(worker, piece) else self._refused)[worker].append(slot)
         return self._collect() if self._enough() else self._give([worker])
 
@@ -210,6 +217,15 @@ class SelfScheduling:
             refused=refused,
         )
 
+    def _call(self, workers: Sequence[int]) -> Actions:
+        """Asks ``workers`` to say that they are there: who is late takes nothing until then."""
+        actions: Actions = []
+        for worker in workers:
+            order = self._order(worker, _CALL, Combination({}))
+            self._open[order.slot] = (worker, _CALL)
+            actions.append(order)
+        return actions
+
     def _give(self, workers: Sequence[int]) -> Actions:
         """Fills the hands of ``workers``, everybody's first order before anybody's second."""
         actions: Actions = []
@@ -269,7 +285,8 @@ class SelfScheduling:
         sizes as long (``notice=1``). inf: some share has no holder that ever ends.
         """
         message = communicate[:, : self.workers]
-        stop, owners = self.granted(compute[:, :, 0], self._notice * message if self._notice else 0.0)
+        notice: Floats | float = self._notice * message if self._notice else 0.0
+        stop, owners = self.granted(compute[:, :, 0], notice, 0.0 if self.ahead else notice)
         arrivals: Floats = np.where(owners, stop[:, None] + message, stop[:, None]).max(axis=1, initial=0.0)
         return arrivals
 
@@ -279,7 +296,8 @@ class SelfScheduling:
         Args:
             pace: X/m, (samples, N) seconds per micro-partition.
             latency: λ, (samples, N) or a number: seconds of a notice and its answer.
-            start: D, (samples, N) or a number: seconds before a worker's first work.
+            start: D, (samples, N) or a number: seconds before a worker's first work; with ``ahead=0`` also before it
+                takes any.
 
         Returns:
             (samples,) seconds, and (samples, N) bool.
@@ -294,20 +312,21 @@ class SelfScheduling:
     def _replay(self, pace: list[float], latency: list[float], start: list[float]) -> tuple[float, list[int]]:
         """One iteration's events: (when, worker) a notice comes; at equal times by worker."""
         schedule = Schedule(self.shares, self.micro)
-        for depth in range(1 + self.ahead):
+        for depth in range(1 + self.ahead if self.ahead else 0):
             for worker in range(self.workers):
                 if len(schedule.hands[worker]) == depth:
                     schedule.take(worker)
-        ends = [(start[w] + pace[w] + latency[w], w) for w in range(self.workers) if schedule.hands[w]]
+        ends = [(start[w] + (pace[w] + latency[w] if schedule.hands[w] else 0.0), w) for w in range(self.workers)]
         heapq.heapify(ends)
         late = np.inf if self.deadline is None else self.deadline
         while ends and ends[0][0] < np.inf:
             now, worker = heapq.heappop(ends)
             if now > late and schedule.owner:
                 break
-            schedule.finish(worker, schedule.hands[worker][0])
-            if now > late or not schedule.missing:
-                return now, list(schedule.owner.values())
+            if schedule.hands[worker]:  # else it says that it is there
+                schedule.finish(worker, schedule.hands[worker][0])
+                if now > late or not schedule.missing:
+                    return now, list(schedule.owner.values())
             while len(schedule.hands[worker]) <= self.ahead and schedule.take(worker) is not None:
                 pass
             if schedule.hands[worker]:
