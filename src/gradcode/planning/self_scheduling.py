@@ -55,7 +55,7 @@ class Method:
     workers: int
     replication: int = 1
     micro: int = 1
-    ahead: int = 1
+    ahead: int = 0
     seconds: float = float("nan")
 
     def scheme(self, **options: Any) -> Scheme:
@@ -115,7 +115,7 @@ def choose(
     message: float = 0.0,
     storage: int = 3,
     largest: int = 64,
-    ahead: int = 1,
+    ahead: int = 0,
     iterations: int = 300,
     seed: int = 0,
 ) -> Choice:
@@ -127,8 +127,8 @@ def choose(
         delays: seconds of a whole share, which grow in proportion to the work, and of starting late: a law, a process,
             ``Delays``, or a recorded table, ``DelayTable.from_array(seconds, start=...)``, both (iterations, N).
         workers: N.
-        latency: λ, seconds for which a worker stands still per micro-partition: with ``ahead=0`` until its notice is
-            answered; with orders in hand only what it takes to say so.
+        latency: λ, seconds for which a worker stands still per micro-partition: until its notice is answered; with
+            orders in hand (``ahead``) only what it takes to say so.
         message: seconds of a worker's gradient, or its sum.
         storage: shares that a worker can hold.
         largest: of the m tried.

@@ -75,7 +75,7 @@ class SelfScheduling:
         micro: int = 8,
         deadline: float | None = None,
         *,
-        ahead: int = 1,
+        ahead: int = 0,
         repeats: int = 3,
         notice: float = 0.0,
     ) -> None:
@@ -354,7 +354,7 @@ def self_scheduling(
     *,
     placement: Literal["cyclic", "random"] = "cyclic",
     seed: int = 0,
-    ahead: int = 1,
+    ahead: int = 0,
     repeats: int = 3,
     notice: float = 0.0,
 ) -> SelfScheduling:
