@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -12,16 +12,13 @@ from gradcode.clusters.nursery import open_server
 from gradcode.clusters.ray_connection import connection
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of this folder by themselves; the hook sees those of other folders, too."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.serial)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def fork_server() -> Iterator[None]:
-    """Loading torch into the fork server takes seconds: once is enough for all tests."""
+    """Loading torch into the fork server takes seconds: once is enough for all tests.
+
+    pytest is loaded there, too: every worker imports the main module, which is pytest's.
+    """
+    multiprocessing.set_forkserver_preload(["pytest"])
     with open_server():
         yield
 

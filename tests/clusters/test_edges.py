@@ -282,6 +282,7 @@ def resume(pids: list[int]) -> None:
             os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize(("where", "iterations"), [("local", 50), ("ray", 20)])
 def test_an_edge_node_killed_and_a_worker_of_each_stopped_in_every_iteration(where: str, iterations: int) -> None:
     """4 edge nodes × 3 workers: one edge node is killed whenever it is there, in mid-iteration, and one worker of each

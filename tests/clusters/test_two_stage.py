@@ -85,6 +85,7 @@ def test_gradients_are_exact_whoever_is_late(kind: str) -> None:
         assert [report.time for report, *_ in found] == pytest.approx([0.1, 0.5, 0.6, 0.8, 0.5])
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("where", ["local", "ray"])
 def test_killed_in_stage_one_and_in_stage_two(where: str, request: pytest.FixtureRequest) -> None:
     """Worker 0 is late when it is killed; 4, which has half of stage 2, is killed 0.1 s after that has begun."""

@@ -260,12 +260,14 @@ def test_replies_arrive_at_the_uplink_s_pace(kind: str) -> None:
         backlog = own.backlog
 
 
+@pytest.mark.serial
 def test_whoever_waits_for_the_uplink_is_not_silent() -> None:
     """The last of three replies arrives after 1.2 s, and patience ends after 0.5 s."""
     _, (report,) = train("local", schemes.uncoded(3), 0.3, 1, patience=0.5)
     assert report.time >= 1.2 and report.lost == ()
 
 
+@pytest.mark.serial
 def test_what_a_killed_worker_had_ready_is_computed_again() -> None:
     """Killed 0.3 s after the start, when its reply lies in the uplink, which brings none before 1 s."""
 
