@@ -455,7 +455,7 @@ def test_nothing_is_left_of_a_master_that_ends(master: subprocess.Popen[str], ho
     shared = named_shared_memory({master.pid, *below})
     os.kill(workers[0], signal.SIGSTOP)  # a stopped worker goes as well
     os.kill(master.pid, how)
-    master.wait(timeout=60)
+    master.wait(timeout=20)
     wait_until(lambda: not any(map(alive, below)), f"all processes end after {how.name}")
     errors = master.stderr.read()
     if how == signal.SIGINT:
@@ -477,7 +477,7 @@ def test_ctrl_c_twice_is_no_worse(master: subprocess.Popen[str]) -> None:
         with suppress(ProcessLookupError):
             os.kill(master.pid, signal.SIGINT)
         time.sleep(0.01)
-    master.wait(timeout=60)
+    master.wait(timeout=20)
     wait_until(lambda: not any(map(alive, below)), "all processes end")
     errors = master.stderr.read()
     assert "KeyboardInterrupt" in errors
