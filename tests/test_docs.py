@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import json
 import os
 import re
 import subprocess
@@ -47,30 +48,69 @@ def examples(page: Path) -> list[str]:
 
 PAGES_WITH_EXAMPLES = [page for page in PAGES if examples(page)]
 
+RUN_ALL = """
+import contextlib, io, json, os, runpy, sys, traceback
+told = []
+for script in sys.argv[1:]:
+    os.chdir(os.path.dirname(script))
+    said, error = io.StringIO(), ""
+    try:
+        with contextlib.redirect_stdout(said):
+            runpy.run_path(script)
+    except BaseException:
+        error = traceback.format_exc()
+    told.append([said.getvalue(), error])
+print(json.dumps(told))
+"""
+
+
+def run(*command: str | Path, where: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", *command],
+        cwd=where,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def by_itself(program: str) -> bool:
+    """Workers of a local cluster import the script they belong to, so that one has a process of its own."""
+    return "__main__" in program
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, list[tuple[str, str]]]:
+    """What all other examples print and the traceback if there is one, page by page, each run as a script in the page's
+    folder. One process for all of them: each of its own would load torch anew."""
+    scripts: list[tuple[Path, Path]] = []
+    for page in PAGES_WITH_EXAMPLES:
+        folder = tmp_path_factory.mktemp(page.stem)
+        for number, program in enumerate(own for own in examples(page) if not by_itself(own)):
+            scripts.append((page, folder / f"{page.stem}_{number}.py"))
+            scripts[-1][1].write_text(program, encoding="utf-8")
+    found: dict[Path, list[tuple[str, str]]] = {page: [] for page in PAGES_WITH_EXAMPLES}
+    said = run("-c", RUN_ALL, *(script for _, script in scripts), where=tmp_path_factory.getbasetemp())
+    for (page, _), (output, error) in zip(scripts, json.loads(said), strict=True):
+        found[page].append((output, error))
+    return found
+
 
 @pytest.mark.parametrize("page", PAGES_WITH_EXAMPLES, ids=page_id)
-def test_examples_run(page: Path, tmp_path: Path) -> None:
-    """Those of a page in one process, each as a script; rows of tables that they print are in the page."""
-    scripts = []
-    for number, program in enumerate(examples(page)):
-        scripts.append(tmp_path / f"{page.stem}_{number}.py")
-        scripts[-1].write_text(program, encoding="utf-8")
-    # Workers of a local cluster import the script they belong to, so that one runs by itself.
-    by_themselves = [[script] for script in scripts if "__main__" in script.read_text(encoding="utf-8")]
-    together = [script for script in scripts if [script] not in by_themselves]
-    run_all = "import runpy, sys\nfor script in sys.argv[1:]: runpy.run_path(script)"
-    for command in [*by_themselves, *([["-c", run_all, *together]] if together else [])]:
-        done = subprocess.run(
-            [sys.executable, "-W", "error::UserWarning", *command],
-            cwd=tmp_path,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
-        rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
-        assert not [row for row in rows if row not in text_of(page).replace("**", "")]
+def test_examples_run(page: Path, told: dict[Path, list[tuple[str, str]]], tmp_path: Path) -> None:
+    """Rows of tables that they print are in the page."""
+    assert not [error for _, error in told[page] if error]
+    outputs = [output for output, _ in told[page]]
+    script = tmp_path / f"{page.stem}.py"
+    for program in filter(by_itself, examples(page)):
+        script.write_text(program, encoding="utf-8")
+        outputs.append(run(script, where=tmp_path))
+    assert len(outputs) == len(examples(page))
+    rows = [line for output in outputs for line in output.splitlines() if line.startswith("| ")]
+    assert not [row for row in rows if row not in text_of(page).replace("**", "")]
 
 
 def test_there_are_examples() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+
+from gradcode.cli import main
 
 SIMULATED = """
 seed = 3
@@ -62,8 +66,25 @@ def local_config(config: Path) -> Path:
 
 
 @pytest.fixture
-def cli() -> Cli:
-    """``gradcode ...`` in a process of its own."""
+def cli(monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """``gradcode ...``, its output and status, without the seconds in which a process of its own would load torch."""
+
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        command = ["gradcode", *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", command)
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+            main()
+        status = ended.value.code
+        assert status is None or isinstance(status, int)
+        return subprocess.CompletedProcess(command, status or 0, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture
+def process() -> Cli:
+    """The same in a process of its own, where that matters."""
 
     def run(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "gradcode.cli", *map(str, arguments)]

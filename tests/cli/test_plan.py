@@ -41,8 +41,8 @@ def equal(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def test_the_example(cli: Cli) -> None:
-    ended = cli("plan", "hierarchical", EXAMPLE)
+def test_the_example(process: Cli) -> None:
+    ended = process("plan", "hierarchical", EXAMPLE)
     assert ended.returncode == 0 and not ended.stderr
     assert "choice: edge_stragglers=1, worker_stragglers=2; load: 6 of 40 partitions" in ended.stdout
     assert "expected time: 0.3092 s; uncoded: 0.8722 s\ncoding makes an iteration 2.821 times as fast" in ended.stdout

@@ -48,8 +48,8 @@ def sizes_in(text: str) -> list[int]:
     return sizes
 
 
-def test_the_optimum_and_what_it_saves(cli: Cli, tmp_path: Path) -> None:
-    ended = cli("plan", "block", written(tmp_path))
+def test_the_optimum_and_what_it_saves(process: Cli, tmp_path: Path) -> None:
+    ended = process("plan", "block", written(tmp_path))
     assert ended.returncode == 0 and not ended.stderr
     best = planning.optimal(LAW, WORKERS, COORDINATES, *UNITS)
     assert sizes_in(ended.stdout) == best.sizes.tolist()

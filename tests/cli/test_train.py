@@ -178,19 +178,19 @@ def test_a_loss_that_is_not_finite(cli: Cli, config: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", [500, 3000])
-def test_a_full_disk(cli: Cli, config: Path, limit: int) -> None:
+def test_a_full_disk(process: Cli, config: Path, limit: int) -> None:
     """Files cannot grow beyond ``limit`` bytes: below a checkpoint's size, and below that of the metrics."""
 
     def full() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    ended = cli("train", config, preexec_fn=full)
+    ended = process("train", config, preexec_fn=full)
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: cannot write") and "Make room" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-def test_a_full_disk_keeps_the_checkpoint(cli: Cli, config: Path) -> None:
+def test_a_full_disk_keeps_the_checkpoint(process: Cli, config: Path) -> None:
     folder = train(config, "epochs=1")
     size = (folder / "metrics.jsonl").stat().st_size + 200
     kept = (folder / "checkpoint.safetensors").read_bytes()
@@ -198,13 +198,13 @@ def test_a_full_disk_keeps_the_checkpoint(cli: Cli, config: Path) -> None:
     def full() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
-    ended = cli("train", config, "--resume", preexec_fn=full)
+    ended = process("train", config, "--resume", preexec_fn=full)
     assert ended.returncode == 1 and "Make room" in ended.stderr and "Traceback" not in ended.stderr
     assert (folder / "checkpoint.safetensors").read_bytes() == kept
     assert len(read_metrics(folder / "metrics.jsonl")) >= 4
 
 
-def test_ctrl_c(local_config: Path, cli: Cli) -> None:
+def test_ctrl_c(local_config: Path, process: Cli) -> None:
     folder = local_config.parent / "run"
     command = [sys.executable, "-m", "gradcode.cli", "train", str(local_config), "--set", "epochs=100000"]
     master = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -224,7 +224,7 @@ def test_ctrl_c(local_config: Path, cli: Cli) -> None:
     assert not left
     json.loads((folder / "trace.json").read_text())
     done = len(read_metrics(folder / "metrics.jsonl"))
-    ended = cli("train", local_config, "--resume", "--set", f"epochs={done // 4 + 2}")
+    ended = process("train", local_config, "--resume", "--set", f"epochs={done // 4 + 2}")
     assert ended.returncode == 0, ended.stderr
     assert [v["iteration"] for v in read_metrics(folder / "metrics.jsonl")] == list(range((done // 4 + 2) * 4))
 

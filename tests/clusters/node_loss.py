@@ -71,7 +71,8 @@ def undisturbed(iterations: int) -> torch.Tensor:
 
 def main() -> None:
     warnings.simplefilter("ignore")
-    machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 1 << 27})
+    head = {"num_cpus": 0, "object_store_memory": 1 << 27, "include_dashboard": False}
+    machines = Cluster(initialize_head=True, head_node_args=head)
     nodes = [machines.add_node(num_cpus=2, object_store_memory=1 << 27) for _ in range(4)]
     delays = DelayTable.from_array([[PARTITION] * WORKERS])
     try:

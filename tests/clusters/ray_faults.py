@@ -107,7 +107,7 @@ def joining() -> dict[str, Any]:
         )  # that of another program may run here
         patch.setattr(ray._private.services, "find_bootstrap_address", lambda _: None)
         session(gradcode.RayCluster(2, address="auto"))
-    machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     machines.add_node(num_cpus=1)
     os.environ["RAY_ADDRESS"] = machines.address
     with pytest.MonkeyPatch.context() as patch, seen.case("version"):

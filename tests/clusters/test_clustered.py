@@ -44,6 +44,7 @@ def train(kind: str, scheme: Clustered, seconds: np.ndarray, kill: dict[int, int
     return reports, errors, assigned
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("rule", ["flag", "flag+rank"])
 def test_gradients_are_exact_whoever_is_where(kind: str, rule: Any) -> None:
     """Two of three messages are enough in each cluster: two slow workers of one are waited for once, and then apart.

@@ -154,6 +154,7 @@ def test_a_stopped_worker_does_not_hold_up_the_master_and_comes_back() -> None:
         wait_until(answers, "worker 3 takes part again")
 
 
+@pytest.mark.serial
 @needs_proc
 def test_patience_turns_silence_into_a_loss() -> None:
     with session(schemes.uncoded(WORKERS), patience=0.5) as (opened, cluster, reports):
@@ -168,6 +169,7 @@ def test_patience_turns_silence_into_a_loss() -> None:
         assert not alive(silent)
 
 
+@pytest.mark.serial
 @needs_proc
 def test_patience_ends_also_where_iterations_are_shorter() -> None:
     """A coded run does not wait for a stopped worker, but its redundancy should come back."""
@@ -355,6 +357,7 @@ def test_parameters_are_read_where_they_lie() -> None:
         check_plain(opened, step.number)
 
 
+@pytest.mark.serial
 def test_emulated_time_holds_and_abandoning_is_quick() -> None:
     """One worker takes a hundred times longer than needed: iterations take what the table says, not longer."""
     seconds = np.full((1, 4), 0.05)

@@ -156,18 +156,25 @@ def test_messages_compute_nothing_again(kind: str) -> None:
 
 
 def test_slow_workers_first_chunks_count(kind: str) -> None:
-    """Two workers are ten times slower; with whole workers only, chunk 5 would be there after 0.6 s, not 0.3 s."""
+    """Two workers are ten times slower; with whole workers only, chunk 5 would be there after 0.6 s, not 0.3 s.
+
+    So it is in one of up to five iterations, for a busy machine adds to some of them.
+    """
     pace = np.full((1, WORKERS), 0.03)
     pace[0, 4:] = 0.3
     scheme = schemes.partial(WORKERS, 2)  # chunk 5 is first at worker 5, second at worker 4
     options: dict[str, Any] = {} if kind == "simulated" else {"delay_mode": "emulate"}
     with Trial(kind, scheme, torch.float32, delays=DelayTable.from_array(pace), **options) as trial:
-        trial.go()
-        assert trial.go() < 1e-6
-        assert 0.3 - 1e-9 <= trial.reports[-1].time < 0.55
+        for _ in range(5):
+            assert trial.go() < 1e-6
+            assert trial.reports[-1].time >= 0.3 - 1e-9
+            if trial.reports[-1].time < 0.6:
+                break
+        assert trial.reports[-1].time < 0.6
         assert 5 in {reply.order.worker for reply in trial.scheme.messages}
 
 
+@pytest.mark.serial
 def test_the_deadline_asks_for_what_is_finished(kind: str) -> None:
     """Two workers that nobody else covers are silent: their common chunk is missing, and nothing else."""
     pace = np.zeros((1, WORKERS))

@@ -45,6 +45,7 @@ class Sleepy(nn.Module):
         return nn.functional.cross_entropy(found, wanted)
 
 
+@pytest.mark.serial
 def test_a_late_worker_has_one_partition_to_end_and_no_queue() -> None:
     """Worker 3 needs 60 ms for each of its two partitions, the others 2 ms: what it is behind with never grows."""
     seconds = DelayTable.from_array([[0.002, 0.002, 0.002, 0.06]])
@@ -64,6 +65,7 @@ def test_a_late_worker_has_one_partition_to_end_and_no_queue() -> None:
         assert computed <= 25 * 8
 
 
+@pytest.mark.serial
 def test_a_real_computation_is_ended_after_its_partition() -> None:
     """Nothing interrupts it, and nothing of the iteration is begun after it."""
     reports: list[gradcode.Report] = []
@@ -87,6 +89,7 @@ def test_a_real_computation_is_ended_after_its_partition() -> None:
     assert max(report.time for report in reports) < 0.3
 
 
+@pytest.mark.serial
 def test_the_object_store_stays_flat() -> None:
     """Old parameters and replies are released: what is used after 150 iterations is what was used after 10."""
     scheme = schemes.fastest(WORKERS, k=WORKERS - 1)

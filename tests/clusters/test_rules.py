@@ -173,6 +173,7 @@ def test_only_granted_results_are_in_the_sums(kind: str) -> None:
             trial.move()
 
 
+@pytest.mark.serial
 def test_new_orders_at_the_deadline(kind: str) -> None:
     """Two workers are silent: at the deadline another one is given their partitions."""
     with Trial(kind, SecondStage(WORKERS), delays=straggling([(1, 3), (0, 1), (), (2,)], WORKERS)) as trial:

@@ -37,6 +37,7 @@ def soak(benchmarks: None) -> ModuleType:
     return importlib.import_module("soak")
 
 
+@pytest.mark.serial
 @needs_proc
 @pytest.mark.parametrize("kind", ["local", "ray"])
 def test_soak(kind: str, tmp_path: Path) -> None:

@@ -119,6 +119,7 @@ def test_gradients_are_exact_with_every_part_on_two_workers(kind: str) -> None:
         assert all(report.time == report.order_statistic for report, *_ in found)
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("granularity", ["worker", "partition"])
 @pytest.mark.parametrize("where", ["local", "ray"])
 def test_killed_in_stage_one_and_in_stage_two(where: str, granularity: Any, request: pytest.FixtureRequest) -> None:

@@ -261,12 +261,14 @@ def test_replies_arrive_at_the_uplink_s_pace(kind: str) -> None:
         backlog = own.backlog
 
 
+@pytest.mark.serial
 def test_whoever_waits_for_the_uplink_is_not_silent() -> None:
     """The last of three replies arrives after 1.2 s, and patience ends after 0.5 s."""
     _, (report,) = train("local", schemes.uncoded(3), 0.3, 1, patience=0.5)
     assert report.time >= 1.2 and report.lost == ()
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("kind", ["local", "ray"])
 def test_the_reply_of_a_killed_worker_is_used_or_made_again(kind: str, request: pytest.FixtureRequest) -> None:
     """Killed while its reply waits to be admitted, with which it arrives 0.5 s later at the soonest.

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from gradcode.codes import checks
 
@@ -111,6 +110,8 @@ def placed(
             (own for own in (rng.permutation(workers) for _ in range(1000)) if not (holders == own).any()), None
         )
         if drawn is None:
+            from scipy.optimize import linear_sum_assignment
+
             costs = rng.random((workers, workers))
             costs[np.arange(workers), holders] = workers  # more than all others together
             drawn = linear_sum_assignment(costs)[1]

@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, sparse
 
 from gradcode.codes import checks
 from gradcode.codes.code import Indices
@@ -92,6 +91,8 @@ class Regrouping:
         choice of its places, for each cluster unit steps that cost 1, 3, 5, … for its first, second, third straggler,
         which add up to the square of their number.
         """
+        from scipy import optimize, sparse
+
         size = self.workers // self.clusters
         pairs = [(worker, place) for worker, own in enumerate(self._choices) for place in own]
         workers, places = np.array(pairs).T
