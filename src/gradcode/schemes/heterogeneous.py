@@ -18,8 +18,8 @@ from gradcode.codes.code import Indices
 from gradcode.codes.heterogeneous import proportional_loads
 from gradcode.delays import SpeedHistory
 from gradcode.errors import GradcodeWarning
-from gradcode.protocol import Action, Floats, Iteration, Reply
-from gradcode.schemes.coded import Coded
+from gradcode.protocol import Action, Floats, Iteration
+from gradcode.schemes.observed import ObservedCoded
 from gradcode.schemes.registry import scheme
 
 # Within how many times the others' time a message that nobody waited for would have come, as far as is known.
@@ -28,7 +28,7 @@ _LATE = 2.0
 _GONE = 1e-12
 
 
-class Heterogeneous(Coded):
+class Heterogeneous(ObservedCoded):
     """Forms the code anew when workers left or came, or everybody would be done earlier with other loads.
 
     Earlier by more than ``gain`` of the time, as the speeds are known. Without stragglers all are then done at about
@@ -79,7 +79,6 @@ class Heterogeneous(Coded):
             raise ValueError(f"gain={gain!r} must be at least 0 and below 1: by how much an iteration must be shorter")
         self.gain = gain
         self.history = SpeedHistory(workers, weight)
-        self._times = np.full(workers, np.nan)
         self._refused = False
         self._speeds = np.ones(workers)  # that the present code is made for
         super().__init__(codes.heterogeneous(self._speeds, count, self.stragglers), deadline)
@@ -98,27 +97,11 @@ class Heterogeneous(Coded):
 
     def start(self, iteration: Iteration) -> Sequence[Action]:
         self._apportion(set(iteration.workers))
-        self._times = np.full(self.workers, np.nan)
         return super().start(iteration)
 
-    def receive(self, reply: Reply) -> Sequence[Action]:
-        self._times[reply.order.worker] = reply.time
-        actions = super().receive(reply)
-        if self.done:
-            self._learn()
-        return actions
-
-    def expire(self) -> Sequence[Action]:
-        actions = super().expire()
-        if self.done:
-            self._learn()
-        return actions
-
-    def _learn(self) -> None:
+    def _learn(self, end: float) -> None:
+        """How fast everybody is."""
         assert self._iteration is not None
-        end = float(np.nanmax(self._times))
-        if self._late and self.deadline is not None:
-            end = max(end, self.deadline)
         for worker in self._iteration.workers:
             if np.isnan(self._times[worker]):
                 self.history.unfinished(worker, self._loads[worker], _LATE * end)

@@ -12,10 +12,11 @@ import numpy.typing as npt
 from gradcode.codes import ClusteredCode, checks
 from gradcode.codes.code import Indices
 from gradcode.delays import SpeedHistory
-from gradcode.protocol import Action, Combination, Floats, Iteration, Reply
+from gradcode.protocol import Action, Combination, Floats, Iteration
 from gradcode.schemes.clustered.candidates import table_of
 from gradcode.schemes.clustered.regrouping import Regrouping, Storage
 from gradcode.schemes.coded import Coded
+from gradcode.schemes.observed import ObservedCoded
 from gradcode.schemes.rows import Weights
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ Knowledge = Callable[[int], npt.ArrayLike]
 """The number of an iteration -> (N,) who is believed to straggle in it."""
 
 
-class Clustered(Coded):
+class Clustered(ObservedCoded):
     """Gradient coding in clusters that are formed anew for every iteration.
 
     A cluster that has more stragglers than its code stands holds everybody up, while others have none. So before each
@@ -88,7 +89,6 @@ class Clustered(Coded):
         self._row_loads = self._loads
         self.history = SpeedHistory(self.workers, weight)
         self._believed: npt.NDArray[np.bool_] | None = None  # who straggles in the next iteration; None: not known yet
-        self._times = np.full(self.workers, np.nan)
         self._seat(np.arange(self.workers))
         self.moved: tuple[int, ...] = ()
 
@@ -144,28 +144,11 @@ class Clustered(Coded):
             seconds = None if self.rule == "flag" or self._believed is None else 1 / self.history.speeds
             self._seat(self._regrouping.rows(known & (self.rule != "rank"), seconds))
         self.moved = tuple(np.flatnonzero(self.assignment != before).tolist())
-        self._times = np.full(self.workers, np.nan)
         return super().start(iteration)
 
-    def receive(self, reply: Reply) -> Sequence[Action]:
-        self._times[reply.order.worker] = reply.time
-        actions = super().receive(reply)
-        if self.done:
-            self._learn()
-        return actions
-
-    def expire(self) -> Sequence[Action]:
-        actions = super().expire()
-        if self.done:
-            self._learn()
-        return actions
-
-    def _learn(self) -> None:
+    def _learn(self, end: float) -> None:
         """Who is believed to straggle next, and how fast everybody is, from who has come and when."""
         came = ~np.isnan(self._times)
-        end = np.nanmax(self._times)
-        if self._late and self.deadline is not None:
-            end = max(end, self.deadline)
         self._believed = ~came | (self._times > self.slow * np.median(self._times[came]))
         for worker, load in enumerate(self._loads):
             if came[worker]:
