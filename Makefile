@@ -17,9 +17,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	$(VENV)/bin/python examples/demo.py
 
-# Two at a time, but for what a busy machine would spoil. Which tests stay together: tests/conftest.py.
+# Two at a time, but for what a busy machine would spoil; a file's tests share fixtures, caches and a Ray.
 test: install lint
-	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not serial"
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not serial"
 	$(VENV)/bin/python -m pytest -m serial
 
 lint: install
