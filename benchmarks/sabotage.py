@@ -20,7 +20,7 @@ from gradcode.training import ModelObjective
 
 WATCHED, NAN, SHORT, EXCLUDED = 0, 3, 6, 5  # workers: one never killed, and those that send what is refused
 SOUND, NOT_FINITE, TOO_SHORT = 0, 1, 2  # what a reply is planned to be
-HEAD_START = 0.01  # seconds by which a reply to be refused comes before the others, so that the master looks at it
+HEAD_START = 0.03  # seconds by which a reply to be refused comes before the others, so that the master looks at it
 LONG_HEAD_START, AT_FIRST = 0.05, 10  # the same for the worker to be excluded, in so many iterations
 MARGIN = 20  # iterations before that in which it is not killed: it would begin anew, with nothing held against it
 APART = 10  # iterations at least from one refused reply to the next
